@@ -1,0 +1,23 @@
+package seed
+import (
+ _ "github.com/nats-io/nats.go/jetstream"
+ _ "github.com/nats-io/nats-server/v2/server"
+ _ "github.com/nats-io/nkeys"
+ _ "github.com/vmihailenco/msgpack/v5"
+ _ "go.opentelemetry.io/otel"
+ _ "go.opentelemetry.io/otel/metric"
+ _ "go.opentelemetry.io/otel/sdk/metric"
+ _ "go.opentelemetry.io/otel/sdk/trace"
+ _ "go.opentelemetry.io/otel/exporters/prometheus"
+ _ "github.com/prometheus/client_golang/prometheus/promhttp"
+ _ "github.com/klauspost/compress/s2"
+ _ "github.com/spf13/cobra"
+ _ "sigs.k8s.io/yaml"
+ _ "github.com/ncruces/go-sqlite3/driver"
+ _ "github.com/ncruces/go-sqlite3/vfs"
+ _ "sigs.k8s.io/json"
+ _ "golang.org/x/sys/unix"
+ _ "golang.org/x/sync/errgroup"
+ _ "github.com/google/uuid"
+ _ "golang.org/x/term"
+)
