@@ -1,0 +1,93 @@
+package group
+
+import (
+	"encoding"
+	"fmt"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestExampleIsValidAndInTheDocumentation(t *testing.T) {
+	example := read(t, "../../deploy/examples/group.yaml")
+	if _, err := Parse([]byte(example)); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(read(t, "../../docs/configuration.md"), "```yaml\n"+example+"```") {
+		t.Error("docs/configuration.md doesn't show deploy/examples/group.yaml as it is")
+	}
+}
+
+// Every field and every variable has a row in the documentation, and a row shows the real default.
+func TestDocumentationIsComplete(t *testing.T) {
+	text := read(t, "../../docs/configuration.md")
+	g := Default()
+	g.Spec.Volumes = []Volume{{}}
+	paths := make(map[string]bool)
+	walk("", reflect.ValueOf(g).Elem(), func(path, value string) {
+		paths[path] = true
+		_, row, ok := strings.Cut(text, "\n| `"+path+"` | ")
+		if !ok {
+			t.Errorf("docs/configuration.md has no row for %s", path)
+			return
+		}
+		shown, _, _ := strings.Cut(row, " |")
+		switch shown {
+		case "required", "none", "what `path` has":
+			shown = ""
+		}
+		if value == "0" && shown == "" {
+			value = ""
+		}
+		if shown = strings.Trim(shown, "`"); !sameValue(shown, value) {
+			t.Errorf("docs/configuration.md shows %q as the default of %s, it is %q", shown, path, value)
+		}
+	})
+	for variable, path := range EnvironVariables() {
+		if !strings.Contains(text, "| `"+variable+"` | `"+path+"` |") {
+			t.Errorf("docs/configuration.md has no row for %s", variable)
+		}
+		if !paths[path] {
+			t.Errorf("%s overrides %s, which is no field", variable, path)
+		}
+	}
+}
+
+func sameValue(shown, value string) bool {
+	if shown == value {
+		return true
+	}
+	var a, b Duration
+	return a.UnmarshalText([]byte(shown)) == nil && b.UnmarshalText([]byte(value)) == nil && a == b
+}
+
+// walk calls leaf for every field that holds a value.
+func walk(path string, v reflect.Value, leaf func(path, value string)) {
+	if _, ok := v.Interface().(encoding.TextMarshaler); ok {
+		leaf(path, fmt.Sprint(v.Interface()))
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+			walk(join(path, name), v.Field(i), leaf)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			walk(path+"[]", v.Index(i), leaf)
+		}
+	default:
+		leaf(path, fmt.Sprint(v.Interface()))
+	}
+}
