@@ -51,6 +51,15 @@ type Telemetry struct {
 	served   chan struct{} // closed when the server has ended
 }
 
+// seconds gives every histogram of times the same buckets, from half a millisecond to a minute: holds
+// take milliseconds, intervals seconds, and the SDK's own buckets are made for milliseconds as a unit.
+var seconds = sdkmetric.NewView(
+	sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram, Unit: "s"},
+	sdkmetric.Stream{Aggregation: sdkmetric.AggregationExplicitBucketHistogram{Boundaries: []float64{
+		0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
+	}}},
+)
+
 // Start sets telemetry up and serves it at o.Listen until Shutdown. An address that can't be
 // bound is an error; what happens to the endpoint later is logged and harms nothing else.
 func Start(ctx context.Context, o Options) (*Telemetry, error) {
@@ -74,7 +83,8 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 		spans = append(spans, sdktrace.WithSpanProcessor(o.SpanProcessor))
 	}
 	t := &Telemetry{
-		meters:   sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithResource(res)),
+		meters: sdkmetric.NewMeterProvider(
+			sdkmetric.WithReader(exporter), sdkmetric.WithResource(res), sdkmetric.WithView(seconds)),
 		tracers:  sdktrace.NewTracerProvider(spans...),
 		registry: registry,
 	}
@@ -115,7 +125,10 @@ func (t *Telemetry) Tracer(name string) trace.Tracer { return t.tracers.Tracer(n
 // Handler serves /metrics and /healthz, for a process that has an HTTP server of its own.
 func (t *Telemetry) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{Registry: t.registry}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{
+		Registry:      t.registry,
+		ErrorHandling: promhttp.ContinueOnError, // one bad metric must not hide the lags
+	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprintln(w, "ok")

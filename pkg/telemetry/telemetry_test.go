@@ -87,6 +87,8 @@ func TestMetricsAreExported(t *testing.T) {
 		`farshore_captured_bytes_total{group="shop",volume="orders"} 7`,
 		`farshore_captured_operations_total{group="shop",volume="orders"} 3`,
 		`farshore_barrier_hold_seconds_count{group="shop",volume="orders"} 1`,
+		`farshore_barrier_hold_seconds_bucket{group="shop",volume="orders",le="0.0005"} 0`,
+		`farshore_barrier_hold_seconds_bucket{group="shop",volume="orders",le="0.001"} 1`,
 		`farshore_pass_progress_ratio{group="shop",volume="orders"} 0.5`,
 		`target_info{service_instance_id="a",service_name="capturer",service_namespace="farshore",service_version="v1"} 1`,
 		"go_goroutines ", "process_resident_memory_bytes ",
