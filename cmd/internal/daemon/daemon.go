@@ -136,6 +136,7 @@ func Prepare(cmd *cobra.Command) {
 	})
 	cmd.AddCommand(completion(cmd))
 	describeEnvironment(cmd)
+	strictUsage(cmd)
 	before := cmd.PersistentPreRunE
 	cmd.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {
 		if err := applyEnvironment(cmd.Flags(), os.LookupEnv); err != nil {
@@ -145,6 +146,31 @@ func Prepare(cmd *cobra.Command) {
 			return before(cmd, args)
 		}
 		return nil
+	}
+}
+
+// strictUsage makes wrong arguments and unknown subcommands *UsageError, for cmd and those below it.
+func strictUsage(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			err := check(cmd, args)
+			if err == nil || ExitCode(err) == ExitUsage {
+				return err
+			}
+			return Usagef("%w\ntry %q", err, cmd.CommandPath()+" --help")
+		}
+	}
+	if !cmd.Runnable() {
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return Usagef("unknown command %q\ntry %q", args[0], cmd.CommandPath()+" --help")
+			}
+			return cmd.Help()
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		strictUsage(sub)
 	}
 }
 

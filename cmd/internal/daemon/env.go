@@ -79,7 +79,7 @@ func run(ctx context.Context, s Spec, f flags, stderr io.Writer) (err error) {
 	}()
 	log.Info("starting", "version", Version(), "metrics", t.Addr())
 	err = s.Run(ctx, env)
-	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) && ExitCode(err) == ExitFailure {
 		err = nil // being asked to end is no failure, however deep the request was noticed
 	}
 	if err == nil {
@@ -213,6 +213,9 @@ func splitAddress(flag, address string) (host string, port int, err error) {
 	}
 	if err != nil || host == "" {
 		return "", 0, Usagef("--%s: %q is not HOST:PORT", flag, address)
+	}
+	if port == 0 {
+		port = -1 // any free one: 0 would be the server's default
 	}
 	return host, port, nil
 }
