@@ -1,14 +1,304 @@
 package events
 
-// Append encodes e behind dst and returns the extended slice.
-func Append(dst []byte, h Header, e Event) ([]byte, error) { return dst, ErrMalformed }
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"reflect"
+	"slices"
+	"time"
 
-// Decode reads one message.
-func Decode(stream string, seq uint64, msg []byte) (Header, Event, error) {
-	return Header{}, nil, &MessageError{stream, seq, ErrMalformed}
+	"github.com/vmihailenco/msgpack/v5/msgpcode"
+)
+
+const (
+	trailerSize  = 5  // a msgpack uint32: its code, then the CRC-32C
+	envelopeSize = 64 // bytes of the largest header and the trailer, rounded up
+	traceSize    = 25 // bytes of a trace context
+	messageElems = 6  // version, kind, epoch, time, trace, body
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// body is what every event type of this package can do.
+type body interface {
+	Event
+	check() error   // the limits that a type can't express; used in both directions
+	size() int      // about how many bytes encode appends; at least that where it is large
+	encode(*writer) // appends the body; check has passed
+	decode(*reader) // reads the body; check follows
 }
 
-// DecodeHeader reads the header and kind of one message.
+// newBody returns an empty event of kind k; nil where version 1 has no such kind.
+func newBody(k Kind) body {
+	switch k {
+	case KindEpoch:
+		return new(Epoch)
+	case KindFrame:
+		return new(Frame)
+	case KindMark:
+		return new(Mark)
+	case KindRegionHash:
+		return new(RegionHash)
+	case KindPassDone:
+		return new(PassDone)
+	case KindResize:
+		return new(Resize)
+	case KindHeartbeat:
+		return new(Heartbeat)
+	case KindObject:
+		return new(Object)
+	case KindListed:
+		return new(Listed)
+	case KindMember:
+		return new(Member)
+	case KindCommit:
+		return new(Commit)
+	case KindHooksOpen:
+		return new(HooksOpen)
+	}
+	return nil
+}
+
+// Append encodes h and e as one message behind dst and returns the extended slice. It refuses, with an
+// error that wraps ErrMalformed, whatever Decode would refuse, and then returns dst as it was.
+// The message shares no memory with e: a frame's payload is copied, once. Append may be called concurrently.
+func Append(dst []byte, h Header, e Event) ([]byte, error) {
+	b, ok := e.(body)
+	if !ok || reflect.ValueOf(e).IsNil() {
+		return dst, fmt.Errorf("encode event: %w: %T is no event", ErrMalformed, e)
+	}
+	if err := h.check(); err != nil {
+		return dst, fmt.Errorf("encode %s: %w", b.Kind(), err)
+	}
+	if err := b.check(); err != nil {
+		return dst, fmt.Errorf("encode %s: %w", b.Kind(), err)
+	}
+	start := len(dst)
+	w := writers.Get().(*writer)
+	w.buf = slices.Grow(dst, envelopeSize+b.size())
+	w.array(messageElems)
+	w.uint(Version)
+	w.uint(uint64(b.Kind()))
+	w.uint(h.Epoch)
+	w.time(h.Time)
+	w.bin(h.Trace)
+	b.encode(w)
+	out := w.buf
+	w.buf = nil // the pool must not keep the caller's memory alive
+	writers.Put(w)
+
+	sum := crc32.Checksum(out[start:], castagnoli)
+	out = append(out, msgpcode.Uint32)
+	out = binary.BigEndian.AppendUint32(out, sum)
+	if n := len(out) - start; n > MaxMessage {
+		return dst, fmt.Errorf("encode %s: %w: message has %d bytes, more than %d", b.Kind(), ErrMalformed, n, MaxMessage)
+	}
+	return out, nil
+}
+
+// Decode reads one message: the one at sequence seq of stream, which only serve to name it in the error.
+// The error is always a *MessageError. Frame.Payload and Object.Raw alias msg; nothing else does. Lists and byte
+// strings without content come back as nil, times in UTC. Decode may be called concurrently.
+func Decode(stream string, seq uint64, msg []byte) (Header, Event, error) {
+	r := readers.Get().(*reader)
+	defer r.release()
+	h, k, err := r.open(msg)
+	if err != nil {
+		return Header{}, nil, &MessageError{stream, seq, err}
+	}
+	b := newBody(k)
+	b.decode(r)
+	if r.err == nil && r.off != len(r.b) {
+		r.fail("message", fmt.Sprintf("%d bytes behind the event", len(r.b)-r.off))
+	}
+	if r.err == nil {
+		r.err = b.check()
+	}
+	if r.err != nil {
+		return Header{}, nil, &MessageError{stream, seq, fmt.Errorf("%s: %w", k, r.err)}
+	}
+	return h, b, nil
+}
+
+// DecodeHeader reads what every message carries and leaves its body alone: enough to measure lag. It verifies the
+// checksum, so it costs a pass over msg but no memory beyond a trace context. The error is always a *MessageError.
 func DecodeHeader(stream string, seq uint64, msg []byte) (Header, Kind, error) {
-	return Header{}, 0, &MessageError{stream, seq, ErrMalformed}
+	r := readers.Get().(*reader)
+	defer r.release()
+	h, k, err := r.open(msg)
+	if err != nil {
+		return Header{}, 0, &MessageError{stream, seq, err}
+	}
+	return h, k, nil
+}
+
+// release gives r back without what it read, so that the pool keeps no message alive.
+func (r *reader) release() {
+	r.b, r.off, r.err = nil, 0, nil
+	readers.Put(r)
+}
+
+// open verifies the message's checksum and version and reads its header. Behind it r stands at the body.
+func (r *reader) open(msg []byte) (Header, Kind, error) {
+	if err := verify(msg); err != nil {
+		return Header{}, 0, err
+	}
+	r.b = msg[:len(msg)-trailerSize]
+	elems := r.arrayLen("message")
+	version := r.uint("version")
+	switch {
+	case r.err != nil:
+		return Header{}, 0, r.err
+	case version > Version:
+		return Header{}, 0, fmt.Errorf("%w: version %d, newest known %d", ErrNewerVersion, version, Version)
+	case version == 0:
+		r.fail("version", "is 0")
+	case elems != messageElems:
+		r.fail("message", fmt.Sprintf("has %d values instead of %d", elems, messageElems))
+	case len(msg) > MaxMessage:
+		r.fail("message", fmt.Sprintf("has %d bytes, more than %d", len(msg), MaxMessage))
+	}
+	k := Kind(r.uint8("kind"))
+	if r.err == nil && (k < KindEpoch || k > KindHooksOpen) {
+		r.fail("kind", fmt.Sprintf("%d is unknown", k))
+	}
+	h := Header{Epoch: r.uint("epoch"), Time: r.time("time")}
+	if t := r.bin("trace", traceSize); t != nil {
+		h.Trace = slices.Clone(t)
+	}
+	if r.err == nil {
+		r.err = h.check()
+	}
+	return h, k, r.err
+}
+
+// verify tells whether msg is what was written, and if not what became of it.
+func verify(msg []byte) error {
+	whole := false
+	if n := len(msg) - trailerSize; n > 0 && msg[n] == msgpcode.Uint32 {
+		whole = true
+		if crc32.Checksum(msg[:n], castagnoli) == binary.BigEndian.Uint32(msg[n+1:]) {
+			return nil
+		}
+	}
+	cause := ErrMalformed
+	end, complete := skim(msg)
+	switch {
+	case !complete || len(msg)-end < trailerSize:
+		cause = ErrTruncated
+	case whole:
+		cause = ErrChecksum
+	}
+	// A later version keeps the trailer, so this is damage; it may be damage to the version.
+	if v, ok := versionOf(msg); ok && v > Version {
+		return fmt.Errorf("%w (version %d is claimed: %w)", cause, v, ErrNewerVersion)
+	}
+	return cause
+}
+
+// versionOf reads the version of a message that need not be whole.
+func versionOf(msg []byte) (uint64, bool) {
+	r := readers.Get().(*reader)
+	defer r.release()
+	r.b = msg
+	r.arrayLen("message")
+	v := r.uint("version")
+	return v, r.err == nil
+}
+
+// skim finds where the first msgpack value of msg ends. complete is false where msg ends before that value does.
+// It doesn't recurse, so nesting costs nothing.
+func skim(msg []byte) (end int, complete bool) {
+	off := 0
+	for values := uint64(1); values > 0; values-- {
+		if off >= len(msg) {
+			return off, false
+		}
+		head, data, inner, ok := extent(msg[off:])
+		if !ok || data > uint64(len(msg)-off-head) {
+			return off, false
+		}
+		off += head + int(data)
+		values += inner
+	}
+	return off, true
+}
+
+// extent tells of the value that p begins with how many bytes its head has, how many bytes of data
+// follow and how many values it contains. ok is false where p ends inside the head.
+func extent(p []byte) (head int, data, inner uint64, ok bool) {
+	c := p[0]
+	switch {
+	case msgpcode.IsFixedNum(c), c == msgpcode.Nil, c == msgpcode.False, c == msgpcode.True:
+		return 1, 0, 0, true
+	case msgpcode.IsFixedString(c):
+		return 1, uint64(c & msgpcode.FixedStrMask), 0, true
+	case msgpcode.IsFixedArray(c):
+		return 1, 0, uint64(c & msgpcode.FixedArrayMask), true
+	case msgpcode.IsFixedMap(c):
+		return 1, 0, 2 * uint64(c&msgpcode.FixedMapMask), true
+	}
+	lengthSize, values, extra := 0, uint64(0), uint64(0)
+	switch c {
+	case msgpcode.Uint8, msgpcode.Int8:
+		return 1, 1, 0, true
+	case msgpcode.Uint16, msgpcode.Int16:
+		return 1, 2, 0, true
+	case msgpcode.Uint32, msgpcode.Int32, msgpcode.Float:
+		return 1, 4, 0, true
+	case msgpcode.Uint64, msgpcode.Int64, msgpcode.Double:
+		return 1, 8, 0, true
+	case msgpcode.FixExt1, msgpcode.FixExt2, msgpcode.FixExt4, msgpcode.FixExt8, msgpcode.FixExt16:
+		return 1, 1 + 1<<(c-msgpcode.FixExt1), 0, true
+	case msgpcode.Str8, msgpcode.Bin8:
+		lengthSize = 1
+	case msgpcode.Str16, msgpcode.Bin16:
+		lengthSize = 2
+	case msgpcode.Str32, msgpcode.Bin32:
+		lengthSize = 4
+	case msgpcode.Ext8, msgpcode.Ext16, msgpcode.Ext32:
+		lengthSize, extra = 1<<(c-msgpcode.Ext8), 1
+	case msgpcode.Array16, msgpcode.Map16:
+		lengthSize, values = 2, 1
+	case msgpcode.Array32, msgpcode.Map32:
+		lengthSize, values = 4, 1
+	default: // 0xc1, which msgpack never uses
+		return 1, 0, 0, true
+	}
+	if len(p) < 1+lengthSize {
+		return 0, 0, 0, false
+	}
+	var n uint64
+	for _, b := range p[1 : 1+lengthSize] {
+		n = n<<8 | uint64(b)
+	}
+	if values == 0 {
+		return 1 + lengthSize, n + extra, 0, true
+	}
+	if c == msgpcode.Map16 || c == msgpcode.Map32 {
+		n *= 2
+	}
+	return 1 + lengthSize, 0, n, true
+}
+
+func (h Header) check() error {
+	if h.Epoch == 0 {
+		return malformed("header: epoch is 0")
+	}
+	if len(h.Trace) != 0 && len(h.Trace) != traceSize {
+		return malformed("header: trace has %d bytes instead of %d", len(h.Trace), traceSize)
+	}
+	return instant("header: time", h.Time)
+}
+
+var latest = time.Unix(0, math.MaxInt64)
+
+// instant refuses a time that 63 bits of nanoseconds since 1970 can't hold, as the zero Time.
+func instant(field string, t time.Time) error {
+	if t.Unix() < 0 || t.After(latest) {
+		return malformed("%s %s is not between 1970 and 2262", field, t)
+	}
+	return nil
 }

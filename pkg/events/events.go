@@ -8,6 +8,7 @@
 package events
 
 import (
+	"fmt"
 	"time"
 )
 
@@ -20,7 +21,10 @@ const (
 	MaxContent = 256 << 10 // bytes of payload in one Frame, before compression
 	MaxOps     = 4096      // operations in one Frame
 	MaxName    = 253       // bytes of a name, label or identifier
-	MaxMembers = 4096      // volumes in one vector or roster
+	MaxMembers = 4096      // volumes in one vector or roster; hooks of one barrier
+	MaxText    = 1024      // bytes of a comment or an error, for people
+	MaxRaw     = 256 << 10 // bytes of an object, or a part of it, in one Object
+	MaxListed  = 4096      // objects in one Listed
 )
 
 // Kind tells what an event is. Its number is part of the format.
@@ -41,6 +45,19 @@ const (
 	KindCommit
 	KindHooksOpen
 )
+
+var kindNames = [...]string{
+	KindEpoch: "Epoch", KindFrame: "Frame", KindMark: "Mark", KindRegionHash: "RegionHash", KindPassDone: "PassDone", KindResize: "Resize",
+	KindHeartbeat: "Heartbeat", KindObject: "Object", KindListed: "Listed", KindMember: "Member", KindCommit: "Commit", KindHooksOpen: "HooksOpen",
+}
+
+// String returns the event's name, as Frame.
+func (k Kind) String() string {
+	if k == 0 || int(k) >= len(kindNames) {
+		return fmt.Sprintf("Kind(%d)", uint8(k))
+	}
+	return kindNames[k]
+}
 
 // Event is one of the event types of this package, always as a pointer.
 type Event interface{ Kind() Kind }
