@@ -57,7 +57,7 @@ func parse(data []byte, getenv func(string) string) (*Group, error) {
 	d := decoder{bad: make(map[string]bool)}
 	d.value("", tree, reflect.ValueOf(g).Elem())
 	g.environ(getenv)
-	v := validator{problems: d.problems, bad: d.bad}
+	v := validator(d) // goes on with the same problems
 	v.group(g)
 	if len(v.problems) > 0 {
 		slices.SortStableFunc(v.problems, func(a, b Problem) int { return strings.Compare(a.Path, b.Path) })

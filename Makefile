@@ -1,0 +1,40 @@
+# Farshore. `make help` lists what can be made.
+
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+DEMO     ?= --duration 60s
+BENCH    ?= .
+FUZZTIME ?= 1m
+
+.DEFAULT_GOAL := help
+.PHONY: help build test test-fast demo bench lint fmt fuzz clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the programs into bin/
+	$(GO) build -trimpath -o bin/ ./cmd/capturer ./cmd/snapshotter ./cmd/applier ./cmd/farshore
+
+test: ## run everything: checks, unit and integration tests, demo, mutation check (up to an hour)
+	GO="$(GO)" scripts/test.sh
+
+test-fast: ## run the quick part of it: formatting, vet and unit tests without the race detector (2 minutes)
+	GO="$(GO)" scripts/test.sh fast
+
+demo: build ## lose a primary site under load and recover two SQLite databases (DEMO="--duration 15s --seed 1")
+	bin/farshore demo $(DEMO)
+
+bench: ## run the benchmarks (BENCH=regexp)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+lint: ## run gofmt, vet, staticcheck and the repository's own rules
+	GO="$(GO)" scripts/test.sh lint
+
+fmt: ## format the code
+	gofmt -w $$(git ls-files --cached --others --exclude-standard '*.go')
+
+fuzz: ## fuzz every decoder (FUZZTIME=1m each)
+	GO="$(GO)" FUZZTIME="$(FUZZTIME)" scripts/test.sh fuzz
+
+clean: ## remove what was built
+	rm -rf bin out
