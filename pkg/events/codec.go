@@ -176,9 +176,9 @@ func (r *reader) open(msg []byte) (Header, Kind, error) {
 
 // verify tells whether msg is what was written, and if not what became of it.
 func verify(msg []byte) error {
-	whole := false
+	marked := false
 	if n := len(msg) - trailerSize; n > 0 && msg[n] == msgpcode.Uint32 {
-		whole = true
+		marked = true
 		if crc32.Checksum(msg[:n], castagnoli) == binary.BigEndian.Uint32(msg[n+1:]) {
 			return nil
 		}
@@ -188,7 +188,7 @@ func verify(msg []byte) error {
 	switch {
 	case !complete || len(msg)-end < trailerSize:
 		cause = ErrTruncated
-	case whole:
+	case marked || len(msg)-end == trailerSize:
 		cause = ErrChecksum
 	}
 	// A later version keeps the trailer, so this is damage; it may be damage to the version.
