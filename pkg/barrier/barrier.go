@@ -40,8 +40,8 @@ const MaxLabel = 100
 
 // Absent is a member without which a barrier could not be committed.
 type Absent struct {
-	Volume string
-	Reason string // for people
+	Volume string `json:"volume"`
+	Reason string `json:"reason"` // for people
 }
 
 // MissingError means that no commit was made because members did not vote.

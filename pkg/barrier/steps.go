@@ -1,0 +1,200 @@
+package barrier
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/farshore/farshore/pkg/events"
+)
+
+// storeGrace is how long a commit waits for the marks of joining volumes behind those of the members.
+const storeGrace = 2 * time.Second
+
+// barrier makes one barrier and accounts for how it ended. A *MissingError, ErrNoMembers and
+// ErrSuperseded end the barrier only; any other error ends the coordinator.
+func (c *Coordinator) barrier(ctx context.Context, kind events.BarrierKind, label string) (*events.Commit, error) {
+	ctx, span := c.tracer.Start(ctx, "barrier", trace.WithAttributes(attribute.String("group", c.o.Group)))
+	defer span.End()
+	commit, err := c.try(ctx, kind, label)
+	var missing *MissingError
+	switch {
+	case err == nil:
+		now := time.Now()
+		var since time.Duration
+		if !c.committedAt.IsZero() {
+			since = now.Sub(c.committedAt)
+		}
+		c.committedAt = now
+		c.metrics.committed(ctx, commit, since)
+	case errors.As(err, &missing):
+		c.metrics.failed(ctx, resultMissing, missing.Members)
+	case errors.Is(err, ErrNoMembers), ctx.Err() != nil:
+	default:
+		c.metrics.failed(ctx, resultFailed, nil)
+	}
+	c.report(commit, err)
+	return commit, err
+}
+
+func (c *Coordinator) try(ctx context.Context, kind events.BarrierKind, label string) (*events.Commit, error) {
+	if err := c.admit(ctx); err != nil {
+		return nil, err
+	}
+	votes, err := c.lineup()
+	if err != nil {
+		return nil, err
+	}
+	// A number is used up by trying: it is never given to another cut.
+	c.history.barrier = max(c.history.barrier, c.presence.highest()) + 1
+	a := newAttempt(events.Token{Epoch: c.writer.Epoch(), Barrier: c.history.barrier}, votes)
+	c.current.Store(a)
+	defer c.current.Store(nil)
+
+	cut, err := c.holdAll(ctx, a)
+	if err == nil {
+		err = c.markAll(ctx, a)
+	}
+	if err != nil {
+		c.release(a.token, a.sorted())
+		return nil, err
+	}
+	return c.commit(ctx, a, &events.Commit{Token: a.token, Type: kind, Label: label, Time: c.history.instant(cut)})
+}
+
+// holdAll returns when every tap of the attempt has confirmed its hold, and the time of the cut.
+func (c *Coordinator) holdAll(ctx context.Context, a *attempt) (cut time.Time, err error) {
+	// The taps count the limit from when they hear of the hold, and open by themselves behind it:
+	// the last part of it is for the mark to arrive.
+	until := time.Now().Add(c.o.HoldLimit * 4 / 5)
+	for _, v := range a.votes {
+		c.send(ctx, v, verbHold, a.token, c.o.HoldLimit)
+	}
+	dropped, err := a.settle(ctx, held, until, c.o.HoldLimit/10)
+	if err != nil {
+		return time.Time{}, err
+	}
+	c.drop(a.token, dropped)
+	if len(a.votes) == 0 {
+		return time.Time{}, ErrNoMembers
+	}
+	return c.o.Now(), nil
+}
+
+// markAll returns when every member's mark is stored. It must not be called before every tap of the
+// attempt has confirmed its hold: the whole guarantee hangs on it.
+func (c *Coordinator) markAll(ctx context.Context, a *attempt) error {
+	start := time.Now()
+	for _, v := range a.votes {
+		c.send(ctx, v, verbMark, a.token, c.o.VoteTimeout)
+	}
+	// A tap that was told to mark opens at once. One that stays silent for longer than its
+	// hold could last won't vote any more, so there is no use in waiting out the time for it.
+	open := min(c.o.VoteTimeout, max(2*c.o.HoldLimit, time.Second))
+	if err := a.members(ctx, opened, start.Add(open)); err != nil {
+		return err
+	}
+	dropped, err := a.settle(ctx, stored, start.Add(c.o.VoteTimeout), storeGrace)
+	if err != nil {
+		return err
+	}
+	c.drop(a.token, dropped)
+	if len(a.votes) == 0 {
+		return ErrNoMembers
+	}
+	return c.checkVector(a)
+}
+
+// checkVector refuses a cut that lies before an earlier one: a stream that has lost its end.
+func (c *Coordinator) checkVector(a *attempt) error {
+	var behind []Absent
+	for _, v := range a.votes {
+		p := c.history.seqs[v.volume]
+		if v.Generation == p.Generation && v.seq <= p.Seq {
+			behind = append(behind, Absent{v.volume, fmt.Sprintf("its mark is message %d, but message %d is part of an earlier cut: the stream has lost history", v.seq, p.Seq)})
+		}
+	}
+	if len(behind) > 0 {
+		return missingError(behind)
+	}
+	return nil
+}
+
+// commit appends what makes the cut valid, and returns when it is stored.
+func (c *Coordinator) commit(ctx context.Context, a *attempt, commit *events.Commit) (*events.Commit, error) {
+	for _, v := range a.sorted() {
+		if !v.member {
+			s := c.history.roster.volumes[v.volume]
+			s.state = events.Joined
+			if err := c.append(ctx, c.history.roster.change(v.volume, s, v.seq, "its first pass is done")); err != nil {
+				return nil, err
+			}
+		}
+		commit.Vector = append(commit.Vector, events.VectorEntry{
+			Volume: v.volume, Position: events.Position{Generation: v.Generation, Seq: v.seq},
+		})
+		commit.Hold = max(commit.Hold, v.hold)
+	}
+	commit.Roster = c.history.roster.version
+	if err := c.append(ctx, commit); err != nil {
+		return nil, err
+	}
+	if err := c.writer.WaitStored(ctx, c.appended); err != nil {
+		return nil, fmt.Errorf("commit barrier %d: %w", a.token.Barrier, err)
+	}
+	return commit, nil
+}
+
+// append puts an event into the control stream and follows it.
+func (c *Coordinator) append(ctx context.Context, e events.Event) error {
+	seq, err := c.writer.Append(ctx, e)
+	if err != nil {
+		return fmt.Errorf("append to control stream: %w", err)
+	}
+	c.appended = seq
+	return c.history.follow(e)
+}
+
+// drop lets joining volumes go that held a barrier up, and leaves them alone for a while.
+func (c *Coordinator) drop(t events.Token, votes []*vote) {
+	c.release(t, votes)
+	for _, v := range votes {
+		c.retry[v.volume] = time.Now().Add(c.joinRetry())
+		c.log.Warn("volume could not join yet", "volume", v.volume, "barrier", t.Barrier, "reason", v.reason)
+	}
+}
+
+func (c *Coordinator) release(t events.Token, votes []*vote) {
+	for _, v := range votes {
+		if v.at == "" || v.at == held {
+			c.send(context.Background(), v, verbRelease, t, 0)
+		}
+	}
+}
+
+// send asks a tap. A request that can't be sent is as good as one that got lost.
+func (c *Coordinator) send(ctx context.Context, v *vote, verb verb, t events.Token, limit time.Duration) {
+	body, err := json.Marshal(request{identity: v.identity, Verb: verb, Token: t, Limit: limit})
+	if err != nil {
+		c.log.Error("request can't be encoded", "error", err)
+		return
+	}
+	m := nats.NewMsg(tapSubject(c.o.Group, v.volume))
+	m.Data = body
+	if verb != verbRelease {
+		m.Reply = c.inbox
+	}
+	if verb == verbMark {
+		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(m.Header))
+	}
+	if err := c.conn.PublishMsg(m); err != nil {
+		c.log.Debug("request was not sent", "volume", v.volume, "verb", verb, "error", err)
+	}
+}
