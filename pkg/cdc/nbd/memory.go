@@ -1,0 +1,74 @@
+package nbd
+
+import (
+	"context"
+	"math/bits"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// Buffers come in powers of two.
+const (
+	minClass = 12 // 4 KiB
+	maxClass = 25 // MaxRequest
+	page     = 4096
+)
+
+// buffer is memory that begins at a page, as direct I/O wants it.
+type buffer struct {
+	b     []byte // the whole class
+	class int
+}
+
+// memory hands out buffers. Payloads are bounded by a limit that all connections share, first
+// come first served, so that a large request isn't starved by small ones.
+type memory struct {
+	limit *semaphore.Weighted
+	free  [maxClass + 1]sync.Pool
+}
+
+func newMemory(limit int64) *memory {
+	return &memory{limit: semaphore.NewWeighted(limit)}
+}
+
+func classOf(n int) int { return max(minClass, bits.Len(uint(n-1))) }
+
+// get returns a buffer of at least n bytes, not counted against the limit.
+func (m *memory) get(n int) *buffer {
+	class := classOf(n)
+	if b, ok := m.free[class].Get().(*buffer); ok {
+		return b
+	}
+	size := 1 << class
+	b := make([]byte, size)
+	if off := uintptr(unsafe.Pointer(unsafe.SliceData(b))) % page; off != 0 { // the runtime aligns large ones
+		b = make([]byte, size+page)
+		off = uintptr(unsafe.Pointer(unsafe.SliceData(b))) % page
+		b = b[page-off:][:size:size]
+	}
+	return &buffer{b: b, class: class}
+}
+
+func (m *memory) put(b *buffer) {
+	if b != nil {
+		m.free[b.class].Put(b)
+	}
+}
+
+// borrow is get counted against the limit; it waits while the limit is reached.
+func (m *memory) borrow(ctx context.Context, n int) (*buffer, error) {
+	if err := m.limit.Acquire(ctx, 1<<classOf(n)); err != nil {
+		return nil, err
+	}
+	return m.get(n), nil
+}
+
+// giveBack ends a loan.
+func (m *memory) giveBack(b *buffer) {
+	if b != nil {
+		m.limit.Release(int64(len(b.b)))
+		m.put(b)
+	}
+}
