@@ -108,6 +108,26 @@ func TestNewerVersionIsRefused(t *testing.T) {
 	refused(t, "damaged newer message", append(next, 0xce, 0, 0, 0, 0), ErrNewerVersion)
 }
 
+func TestUnknownEnvelopesAreRefused(t *testing.T) {
+	values := unpack(t, readGolden(t, "mark"))
+	for what, f := range map[string]func(v []any) any{
+		"version 0":      func(v []any) any { v[0] = 0; return v },
+		"kind 0":         func(v []any) any { v[1] = 0; return v },
+		"next kind":      func(v []any) any { v[1] = int(KindHooksOpen) + 1; return v },
+		"kind 257":       func(v []any) any { v[1] = 257; return v },
+		"a value more":   func(v []any) any { return append(v, nil) },
+		"a value less":   func(v []any) any { return v[:5] },
+		"no array":       func([]any) any { return 1 },
+		"an empty array": func([]any) any { return []any{} },
+	} {
+		msg := seal(pack(t, f(append([]any{}, values...))))
+		refused(t, what, msg, ErrMalformed)
+		if _, _, err := DecodeHeader("s", 1, msg); what != "a value less" && !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: header's error %v", what, err)
+		}
+	}
+}
+
 func TestErrorsNameStreamAndSequence(t *testing.T) {
 	msg := readGolden(t, "mark")
 	msg[len(msg)-1] ^= 1

@@ -155,10 +155,9 @@ type Mark struct {
 
 // RegionHash tells what a region held at this position of the stream.
 type RegionHash struct {
-	Offset int64 // bytes
-	Length int64 // bytes, at most MaxContent
-	Hash   [32]byte
-	// Hash is the SHA-256 of the region.
+	Offset int64    // bytes
+	Length int64    // bytes, at most MaxContent
+	Hash   [32]byte // SHA-256 of the region's content
 }
 
 // PassKind tells why a region pass runs.
