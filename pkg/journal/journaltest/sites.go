@@ -1,0 +1,220 @@
+// Package journaltest runs the real servers of two sites inside a test: two JetStream domains joined
+// by a leafnode whose link can be cut, with stores that outlive a restart.
+package journaltest
+
+import (
+	"context"
+	"io"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/journal/bus"
+)
+
+// Pair is a primary and a DR site, each with a connection to its own server.
+type Pair struct {
+	Primary, DR *journal.Site
+
+	t          testing.TB
+	dir        string
+	link       *link
+	primary    *bus.Server
+	dr         *bus.Server
+	primaryOpt bus.Options
+	drOpt      bus.Options
+}
+
+// Sites starts both sites; they end with the test. It returns when the DR site reaches the primary's JetStream.
+func Sites(t testing.TB) *Pair {
+	t.Helper()
+	p := &Pair{t: t, dir: t.TempDir()}
+	p.primaryOpt = bus.Options{StoreDir: filepath.Join(p.dir, "primary"), Domain: "primary", Port: freePort(t), LeafPort: freePort(t)}
+	p.link = newLink(t, "127.0.0.1:"+strconv.Itoa(p.primaryOpt.LeafPort))
+	p.drOpt = bus.Options{StoreDir: filepath.Join(p.dir, "dr"), Domain: "dr", Port: freePort(t), LeafRemotes: []string{"nats-leaf://" + p.link.address()}}
+	p.StartPrimary()
+	p.StartDR()
+	t.Cleanup(func() { p.StopDR(); p.StopPrimary() })
+	p.Primary = Connect(t, p.primary.ClientURL(), "primary", "dr")
+	p.DR = Connect(t, p.dr.ClientURL(), "dr", "primary")
+	p.WaitLinked()
+	return p
+}
+
+// One starts one site, a primary without a peer.
+func One(t testing.TB) *journal.Site {
+	t.Helper()
+	s, err := bus.Start(bus.Options{StoreDir: t.TempDir(), Domain: "primary", Port: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Shutdown(); s.Wait() })
+	return Connect(t, s.ClientURL(), "primary", "dr")
+}
+
+// Connect connects to a server until the test's end.
+func Connect(t testing.TB, url, domain, peer string) *journal.Site {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	s, err := journal.Connect(ctx, journal.Options{URL: url, Name: t.Name(), Domain: domain, PeerDomain: peer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// PrimaryURL returns the URL of the primary's server; it stays over restarts.
+func (p *Pair) PrimaryURL() string { return "nats://127.0.0.1:" + strconv.Itoa(p.primaryOpt.Port) }
+
+// DRURL returns the URL of the DR site's server; it stays over restarts.
+func (p *Pair) DRURL() string { return "nats://127.0.0.1:" + strconv.Itoa(p.drOpt.Port) }
+
+// StartPrimary starts the primary's server on its store.
+func (p *Pair) StartPrimary() { p.t.Helper(); p.primary = start(p.t, p.primaryOpt) }
+
+// StopPrimary shuts the primary's server down.
+func (p *Pair) StopPrimary() { stop(&p.primary) }
+
+// StartDR starts the DR site's server on its store.
+func (p *Pair) StartDR() { p.t.Helper(); p.dr = start(p.t, p.drOpt) }
+
+// StopDR shuts the DR site's server down.
+func (p *Pair) StopDR() { stop(&p.dr) }
+
+// Cut breaks the link between the sites; Heal mends it.
+func (p *Pair) Cut() { p.link.set(false) }
+
+// Heal mends the link between the sites.
+func (p *Pair) Heal() { p.link.set(true) }
+
+// WaitLinked waits until the DR site reaches the primary's JetStream.
+func (p *Pair) WaitLinked() {
+	p.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+		_, err := p.DR.Peer().AccountInfo(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			p.t.Fatalf("the DR site does not reach the primary: %v", err)
+		}
+	}
+}
+
+func start(t testing.TB, o bus.Options) *bus.Server {
+	t.Helper()
+	s, err := bus.Start(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func stop(s **bus.Server) {
+	if *s != nil {
+		(*s).Shutdown()
+		(*s).Wait()
+		*s = nil
+	}
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := strings.Cut(l.Addr().String(), ":")
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// link is a TCP proxy that can be cut: open connections break, new ones are refused.
+type link struct {
+	listener net.Listener
+	target   string
+	mu       sync.Mutex
+	up       bool
+	conns    map[net.Conn]bool
+}
+
+func newLink(t testing.TB, target string) *link {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &link{listener: listener, target: target, up: true, conns: map[net.Conn]bool{}}
+	go l.accept()
+	t.Cleanup(func() { listener.Close(); l.set(false) })
+	return l
+}
+
+func (l *link) address() string { return l.listener.Addr().String() }
+
+func (l *link) set(up bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.up = up
+	if !up {
+		for c := range l.conns {
+			c.Close()
+		}
+		clear(l.conns)
+	}
+}
+
+func (l *link) accept() {
+	for {
+		a, err := l.listener.Accept()
+		if err != nil {
+			return // closed at the test's end
+		}
+		b, err := net.Dial("tcp", l.target)
+		if err != nil || !l.keep(a, b) {
+			a.Close()
+			if b != nil {
+				b.Close()
+			}
+			continue
+		}
+		go l.pump(a, b)
+		go l.pump(b, a)
+	}
+}
+
+func (l *link) keep(conns ...net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.up {
+		return false
+	}
+	for _, c := range conns {
+		l.conns[c] = true
+	}
+	return true
+}
+
+func (l *link) pump(to, from net.Conn) {
+	_, _ = io.Copy(to, from) // either side's end ends both
+	to.Close()
+	from.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.conns, to)
+	delete(l.conns, from)
+}

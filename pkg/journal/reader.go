@@ -1,0 +1,207 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/farshore/farshore/pkg/events"
+)
+
+// readAhead is how many messages a Reader holds before they are asked for: at most 16 MiB.
+const readAhead = 32
+
+// Message is one event of a stream.
+type Message struct {
+	Seq    uint64
+	Header events.Header
+	Event  events.Event
+	Size   int       // bytes of the message
+	Stored time.Time // when the origin stored it, by its server's clock
+}
+
+// GapError is a stream that lacks messages a reader needs. Nothing behind the gap may be applied.
+type GapError struct {
+	Stream string
+	Want   uint64 // the sequence that should have come
+	Got    uint64 // the next one that the stream has
+}
+
+// Error implements error.
+func (e *GapError) Error() string {
+	return fmt.Sprintf("stream %s lacks messages %d to %d", e.Stream, e.Want, e.Got-1)
+}
+
+// EpochError is an event from another writer than the stream's last Epoch named.
+type EpochError struct {
+	Stream string
+	Seq    uint64
+	Want   uint64 // epoch of the writer whose tenure it is
+	Got    uint64
+}
+
+// Error implements error.
+func (e *EpochError) Error() string {
+	return fmt.Sprintf("message %d of stream %s is from epoch %d within the tenure of epoch %d", e.Seq, e.Stream, e.Got, e.Want)
+}
+
+// Reader reads a stream from a sequence on, waiting at its end. What Next returns is contiguous,
+// undamaged, and of the writer whose Epoch came last. A Reader outlives lost connections and
+// restarted servers. It must not be used concurrently.
+type Reader struct {
+	site  *Site
+	name  string
+	log   *slog.Logger
+	next  uint64
+	epoch uint64 // of the last message; 0 before the first
+	err   error  // final
+	msgs  jetstream.MessagesContext
+}
+
+// OpenReader opens the stream name at sequence from (1 is its beginning). A stream that was trimmed beyond from
+// gives a *GapError.
+func (s *Site) OpenReader(ctx context.Context, name string, from uint64) (*Reader, error) {
+	stream, err := s.js.Stream(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", name, err)
+	}
+	r := &Reader{site: s, name: name, log: s.log.With("stream", name), next: max(from, 1)}
+	if first := stream.CachedInfo().State.FirstSeq; first > r.next {
+		return nil, &GapError{Stream: name, Want: r.next, Got: first}
+	}
+	if err := r.open(ctx); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *Reader) open(ctx context.Context) error {
+	c, err := r.site.js.OrderedConsumer(ctx, r.name, jetstream.OrderedConsumerConfig{
+		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:       r.next,
+		InactiveThreshold: 30 * time.Second,
+	})
+	if err == nil {
+		r.msgs, err = c.Messages(jetstream.PullMaxMessages(readAhead), jetstream.PullHeartbeat(2*time.Second), jetstream.PullExpiry(10*time.Second))
+	}
+	if err != nil {
+		return fmt.Errorf("read stream %s from %d: %w", r.name, r.next, err)
+	}
+	return nil
+}
+
+// Next returns the next event, waiting for it. Errors other than ctx's are final: *GapError, *EpochError,
+// *events.MessageError.
+func (r *Reader) Next(ctx context.Context) (Message, error) {
+	if r.err != nil {
+		return Message{}, r.err
+	}
+	raw, seq, stored, err := r.fetch(ctx)
+	if err != nil {
+		return Message{}, err
+	}
+	m, err := r.check(raw, seq)
+	if err != nil {
+		r.err = err
+		return Message{}, err
+	}
+	m.Stored = stored
+	r.next = seq + 1
+	return m, nil
+}
+
+// fetch returns the next raw message, opening the consumer again as often as it takes.
+func (r *Reader) fetch(ctx context.Context) ([]byte, uint64, time.Time, error) {
+	for {
+		if ctx.Err() != nil {
+			return nil, 0, time.Time{}, fmt.Errorf("read stream %s: %w", r.name, ctx.Err())
+		}
+		var err error
+		if r.msgs == nil {
+			attempt, cancel := context.WithTimeout(ctx, apiTimeout)
+			err = r.open(attempt)
+			cancel()
+		}
+		if err == nil {
+			var m jetstream.Msg
+			if m, err = r.msgs.Next(jetstream.NextContext(ctx)); err == nil {
+				var meta *jetstream.MsgMetadata
+				if meta, err = m.Metadata(); err == nil {
+					return m.Data(), meta.Sequence.Stream, meta.Timestamp, nil
+				}
+			}
+		}
+		if ctx.Err() != nil {
+			continue
+		}
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			r.log.Warn("stream is gone, waiting for it", "error", err)
+		} else {
+			r.log.Debug("reading again", "from", r.next, "error", err)
+		}
+		r.Close()
+		pause(ctx, reconnectWait)
+	}
+}
+
+func (r *Reader) check(raw []byte, seq uint64) (Message, error) {
+	if seq != r.next {
+		return Message{}, &GapError{Stream: r.name, Want: r.next, Got: seq}
+	}
+	h, e, err := events.Decode(r.name, seq, raw)
+	if err != nil {
+		return Message{}, err
+	}
+	_, opens := e.(*events.Epoch)
+	switch {
+	case r.epoch == 0: // the first message: a reader may begin within a tenure
+	case opens && h.Epoch <= r.epoch, !opens && h.Epoch != r.epoch:
+		return Message{}, &EpochError{Stream: r.name, Seq: seq, Want: r.epoch, Got: h.Epoch}
+	}
+	r.epoch = h.Epoch
+	return Message{Seq: seq, Header: h, Event: e, Size: len(raw)}, nil
+}
+
+// Close ends reading.
+func (r *Reader) Close() {
+	if r.msgs != nil {
+		r.msgs.Stop()
+		r.msgs = nil
+	}
+}
+
+// Tail is where a stream stands.
+type Tail struct {
+	First, Last uint64 // sequences; Last is the newest ever stored
+	Messages    uint64
+	Bytes       uint64
+	Header      events.Header // of the newest event; zero where the stream is empty
+	Kind        events.Kind   // of the newest event
+	Stored      time.Time     // when the origin stored it, by its server's clock
+}
+
+// Tail reads where the stream name stands. Of the newest event only the header is decoded.
+func (s *Site) Tail(ctx context.Context, name string) (Tail, error) {
+	stream, err := s.js.Stream(ctx, name)
+	if err != nil {
+		return Tail{}, fmt.Errorf("read the end of stream %s: %w", name, err)
+	}
+	state := stream.CachedInfo().State
+	t := Tail{First: state.FirstSeq, Last: state.LastSeq, Messages: state.Msgs, Bytes: state.Bytes}
+	if state.Msgs == 0 {
+		return t, nil
+	}
+	m, err := stream.GetMsg(ctx, state.LastSeq)
+	if err != nil {
+		return Tail{}, fmt.Errorf("read the end of stream %s: %w", name, err)
+	}
+	t.Stored = m.Time
+	if t.Header, t.Kind, err = events.DecodeHeader(name, state.LastSeq, m.Data); err != nil {
+		return Tail{}, err
+	}
+	return t, nil
+}

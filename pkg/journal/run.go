@@ -1,0 +1,329 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/farshore/farshore/pkg/events"
+)
+
+const expectedLastSequence = "Nats-Expected-Last-Sequence"
+
+// Error codes of JetStream's publish acknowledgement.
+const (
+	codeWrongLastSequence = 10071
+	codeStoreFailed       = 10077 // a DiscardNew stream is full, or its disk is
+)
+
+// errDoubt is the reason to read back what is stored.
+var errDoubt = errors.New("it is not known what is stored")
+
+// Run sends what is appended and waits for its acknowledgements. It returns nil when ctx ends, or the
+// error that ends the writer for good: ErrFenced or ErrHistoryLost. Everything else, such as a lost
+// connection, a restarted server, a new leader or a full stream, it waits out.
+func (w *Writer) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := w.send(ctx)
+		if err != nil {
+			err = fmt.Errorf("stream %s: %w", w.id.Name(), err)
+			w.fail(err)
+		}
+		return err
+	})
+	g.Go(func() error { w.beat(ctx); return nil })
+	if w.options.Trim != nil {
+		g.Go(func() error { w.trim(ctx); return nil })
+	}
+	return g.Wait()
+}
+
+func (w *Writer) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		w.err = err
+		w.notify()
+	}
+}
+
+// sender is the state of one attempt: everything since the last time the writer read back.
+type sender struct {
+	w     *Writer
+	inbox string
+	acks  chan *nats.Msg
+	sub   *nats.Subscription
+	sent  uint64 // highest sequence sent in this attempt
+}
+
+// send is the writer's loop: attempt after attempt, with a read-back in between.
+func (w *Writer) send(ctx context.Context) error {
+	states := w.site.nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
+	defer w.site.nc.RemoveStatusListener(states)
+	delay := time.Duration(0)
+	for ctx.Err() == nil {
+		before := w.Stored()
+		err := w.attempt(ctx, states)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if w.Stored() > before {
+			delay = 0
+		}
+		w.log.Debug("reading back what is stored", "reason", err)
+		delay = min(delay*2+10*time.Millisecond, time.Second)
+		if !pause(ctx, delay) {
+			return nil
+		}
+		if err := w.readBack(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// attempt sends and collects acknowledgements until there is a doubt.
+func (w *Writer) attempt(ctx context.Context, states <-chan nats.Status) error {
+	s := &sender{w: w, inbox: nats.NewInbox() + ".", acks: make(chan *nats.Msg, 2*inFlight), sent: w.Stored()}
+	var err error
+	if s.sub, err = w.site.nc.ChanSubscribe(s.inbox+"*", s.acks); err != nil {
+		return err
+	}
+	defer func() { _ = s.sub.Unsubscribe() }() // fails only on a closed connection
+	drain(states)
+	if !w.site.nc.IsConnected() {
+		return nats.ErrDisconnected
+	}
+	due := time.NewTimer(ackTimeout)
+	defer due.Stop()
+	for {
+		if err := s.publish(); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-w.wake:
+		case m := <-s.acks:
+			if err := s.acknowledged(m); err != nil {
+				return err
+			}
+			due.Reset(ackTimeout)
+		case <-states:
+			return nats.ErrDisconnected
+		case <-due.C:
+			if s.sent > w.Stored() {
+				return fmt.Errorf("%w: no acknowledgement for %v", errDoubt, ackTimeout)
+			}
+			due.Reset(ackTimeout)
+		}
+	}
+}
+
+func drain(states <-chan nats.Status) {
+	for {
+		select {
+		case <-states:
+		default:
+			return
+		}
+	}
+}
+
+// publish sends what is pending, as far as the window allows.
+func (s *sender) publish() error {
+	for {
+		s.w.mu.Lock()
+		stored := s.w.stored
+		i := int(s.sent - stored)
+		if i >= len(s.w.pending) || i >= inFlight {
+			s.w.mu.Unlock()
+			return nil
+		}
+		data := s.w.pending[i].data
+		s.w.mu.Unlock()
+		seq := s.sent + 1
+		if err := s.w.site.nc.PublishMsg(s.w.message(data, s.sent, s.inbox+formatSeq(seq))); err != nil {
+			return fmt.Errorf("publish: %w", err)
+		}
+		s.sent = seq
+	}
+}
+
+// acknowledged handles one answer. Since each message names its predecessor, the acknowledgement of
+// one is that of all before it.
+func (s *sender) acknowledged(m *nats.Msg) error {
+	seq, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, s.inbox), 10, 64)
+	if err != nil {
+		return fmt.Errorf("%w: answer on subject %q", errDoubt, m.Subject)
+	}
+	if len(m.Data) == 0 {
+		return fmt.Errorf("%w: no stream answers (status %s)", errDoubt, m.Header.Get("Status"))
+	}
+	var ack struct {
+		Seq   uint64              `json:"seq"`
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &ack); err != nil {
+		return fmt.Errorf("%w: decode acknowledgement: %w", errDoubt, err)
+	}
+	if ack.Error != nil {
+		if ack.Error.ErrorCode == codeStoreFailed || ack.Error.Code == 503 && ack.Error.ErrorCode != codeWrongLastSequence {
+			s.w.setFull()
+		}
+		return fmt.Errorf("%w: message %d was refused: %w", errDoubt, seq, ack.Error)
+	}
+	if ack.Seq != seq {
+		return fmt.Errorf("%w: message %d was stored as %d", errDoubt, seq, ack.Seq)
+	}
+	s.w.advance(seq)
+	return nil
+}
+
+func (w *Writer) setFull() {
+	w.mu.Lock()
+	first := !w.full
+	w.full = true
+	w.mu.Unlock()
+	if first {
+		w.log.Warn("the stream is full: waiting until the DR site has stored more, or raise its max_bytes")
+	}
+	w.metrics.setFull(true)
+}
+
+// end is where a stream stands.
+type end struct {
+	seq     uint64
+	epoch   uint64 // of the message at seq; 0 where there is none
+	data    []byte // of the message at seq; nil where there is none
+	created time.Time
+}
+
+// end reads the stream's last sequence and the message there.
+func (w *Writer) end(ctx context.Context) (end, error) {
+	attempt, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	stream, err := w.site.js.Stream(attempt, w.id.Name())
+	if err != nil {
+		return end{}, err
+	}
+	info := stream.CachedInfo()
+	e := end{seq: info.State.LastSeq, created: info.Created}
+	if info.State.Msgs == 0 {
+		if e.seq != 0 {
+			return end{}, fmt.Errorf("stream %s is empty up to %d: somebody purged its last message, which tells whose it is", w.id.Name(), e.seq)
+		}
+		return e, nil
+	}
+	m, err := stream.GetMsg(attempt, e.seq)
+	if err != nil {
+		return end{}, fmt.Errorf("read message %d: %w", e.seq, err)
+	}
+	h, _, err := events.DecodeHeader(w.id.Name(), e.seq, m.Data)
+	if err != nil {
+		return end{}, err
+	}
+	e.epoch, e.data = h.Epoch, m.Data
+	return e, nil
+}
+
+// lostConfirmed is how long a stream must go on to end below what it acknowledged before that is
+// believed: a leader that has just been elected may not have applied everything yet.
+const lostConfirmed = 3 * time.Second
+
+// readBack finds out what is stored. It returns nil once it knows, or a final error.
+func (w *Writer) readBack(ctx context.Context) error {
+	var lostSince time.Time
+	told := time.Time{}
+	for {
+		e, err := w.end(ctx)
+		if err == nil {
+			err = w.judge(e)
+			switch {
+			case err == nil, errors.Is(err, ErrFenced):
+				return err
+			case lostSince.IsZero():
+				lostSince = time.Now()
+			case time.Since(lostSince) > lostConfirmed:
+				return err
+			}
+		} else {
+			lostSince = time.Time{}
+			if errors.Is(err, jetstream.ErrStreamNotFound) {
+				err = fmt.Errorf("%w (was it deleted? restore it, or start a new generation)", err)
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Since(told) > 10*time.Second {
+			w.log.Warn("can't tell what is stored, trying again", "error", err)
+			told = time.Now()
+		}
+		if !pause(ctx, reconnectWait) {
+			return ctx.Err()
+		}
+	}
+}
+
+// judge compares the stream's end with what was sent. Nil: everything up to the end is ours, and
+// sending can go on behind it.
+func (w *Writer) judge(e end) error {
+	w.mu.Lock()
+	stored, n := w.stored, uint64(len(w.pending))
+	var ours []byte
+	if e.seq > stored && e.seq <= stored+n {
+		ours = w.pending[e.seq-stored-1].data
+	}
+	w.mu.Unlock()
+	switch {
+	case e.epoch > w.epoch:
+		return fmt.Errorf("%w: its epoch is %d, ours %d", ErrFenced, e.epoch, w.epoch)
+	case !e.created.Equal(w.created):
+		return fmt.Errorf("%w: the stream was deleted and made again at %v", ErrHistoryLost, e.created)
+	case e.seq < stored:
+		return fmt.Errorf("%w: it ends at %d, %d was acknowledged", ErrHistoryLost, e.seq, stored)
+	case e.epoch != w.epoch:
+		return fmt.Errorf("%w: message %d is of epoch %d, ours is %d", ErrHistoryLost, e.seq, e.epoch, w.epoch)
+	case e.seq > stored && string(ours) != string(e.data):
+		return fmt.Errorf("%w: message %d is not the one that was sent", ErrHistoryLost, e.seq)
+	}
+	w.advance(e.seq)
+	return nil
+}
+
+// beat appends a heartbeat at every interval, whatever else is in the stream: lag is measured on them.
+func (w *Writer) beat(ctx context.Context) {
+	if w.options.HeartbeatEvery < 0 {
+		return
+	}
+	tick := time.NewTicker(w.options.HeartbeatEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if _, oldest := w.Pending(); !oldest.IsZero() && time.Since(oldest) > 2*w.options.HeartbeatEvery {
+			continue // the bus is gone: heartbeats must not pile up behind what waits
+		}
+		if _, err := w.Append(ctx, w.options.Heartbeat()); err != nil && ctx.Err() == nil {
+			w.log.Debug("heartbeat was not appended", "error", err)
+		}
+	}
+}
+
+func formatSeq(seq uint64) string { return strconv.FormatUint(seq, 10) }

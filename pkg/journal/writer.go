@@ -1,0 +1,307 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/farshore/farshore/pkg/events"
+)
+
+// Why a writer ends for good.
+var (
+	// ErrFenced is a writer whose stream another writer took over.
+	ErrFenced = errors.New("fenced: another writer took over the stream")
+	// ErrHistoryLost is a stream that no longer holds what it acknowledged.
+	ErrHistoryLost = errors.New("history was lost: the stream does not hold what it acknowledged")
+)
+
+// Defaults of WriterOptions.
+const (
+	DefaultMaxPending = 64 << 20        // bytes
+	DefaultHeartbeat  = time.Second     //
+	inFlight          = 1024            // messages sent and not acknowledged
+	ackTimeout        = 5 * time.Second // without any acknowledgement while some are due: doubt
+)
+
+// TrimOptions tell how far behind the DR site the origin is kept.
+type TrimOptions struct {
+	Margin time.Duration // history that stays although the DR site has stored it
+	Every  time.Duration // between two trims
+}
+
+// WriterOptions shape a Writer.
+type WriterOptions struct {
+	Writer string                           // identity of the process, unique for each start
+	Open   func(epoch uint64) *events.Epoch // the event that opens the tenure
+	// MaxPending is how many bytes may be appended and not stored before Append blocks; 0 means DefaultMaxPending.
+	MaxPending int64
+	Heartbeat  func() *events.Heartbeat // nil: empty heartbeats
+	// HeartbeatEvery is their interval; 0 means DefaultHeartbeat, below 0 none are sent.
+	HeartbeatEvery time.Duration
+	Trim           *TrimOptions     // nil: the stream is never trimmed
+	OnStored       func(seq uint64) // called in order, from Run, when everything up to seq is stored
+	Log            *slog.Logger     // nil: silent
+	Meter          metric.Meter     // nil: not measured
+}
+
+// Writer is the one writer of a stream. Append may be called concurrently; the order of its calls is
+// the order of the stream. Nothing is sent unless Run runs.
+type Writer struct {
+	site     *Site
+	id       StreamID
+	options  WriterOptions
+	log      *slog.Logger
+	metrics  writerMetrics
+	epoch    uint64
+	previous uint64
+	created  time.Time // of the stream: its identity beside the name
+
+	wake chan struct{} // a token: there is something to send
+
+	mu      sync.Mutex
+	pending []pending     // appended and not known to be stored; pending[0] has sequence stored+1
+	stored  uint64        // everything up to it is stored
+	bytes   int64         // of pending
+	changed chan struct{} // closed and replaced when stored, bytes or err change
+	full    bool
+	err     error // final
+}
+
+// pending is one message. Its bytes are kept until it is stored: resuming compares and resends them.
+type pending struct {
+	data []byte
+	at   time.Time
+}
+
+// OpenWriter takes the stream over: it appends an Epoch with the next epoch number and returns once
+// that is stored. From then on every earlier writer's append fails with ErrFenced.
+func (s *Site) OpenWriter(ctx context.Context, id StreamID, o WriterOptions) (*Writer, error) {
+	if o.MaxPending == 0 {
+		o.MaxPending = DefaultMaxPending
+	}
+	if o.HeartbeatEvery == 0 {
+		o.HeartbeatEvery = DefaultHeartbeat
+	}
+	if o.Heartbeat == nil {
+		o.Heartbeat = func() *events.Heartbeat { return new(events.Heartbeat) }
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	metrics, err := newWriterMetrics(o.Meter, id)
+	if err != nil {
+		return nil, err
+	}
+	w := &Writer{
+		site: s, id: id, options: o, log: o.Log.With("stream", id.Name()), metrics: metrics,
+		wake: make(chan struct{}, 1), changed: make(chan struct{}),
+	}
+	if err := w.takeOver(ctx); err != nil {
+		return nil, fmt.Errorf("take over stream %s: %w", id.Name(), err)
+	}
+	return w, nil
+}
+
+// takeOver appends the Epoch. A race with another writer is simply run again: whoever appends last
+// has the highest epoch.
+func (w *Writer) takeOver(ctx context.Context) error {
+	var sent []byte
+	for {
+		end, err := w.end(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			w.log.Warn("stream does not answer, trying again", "error", err)
+			if !pause(ctx, reconnectWait) {
+				return err
+			}
+			continue
+		}
+		if sent != nil && string(end.data) == string(sent) {
+			w.mu.Lock()
+			w.stored = end.seq
+			w.mu.Unlock()
+			w.previous, w.created = end.seq-1, end.created
+			return nil
+		}
+		w.epoch = end.epoch + 1
+		h := events.Header{Epoch: w.epoch, Time: time.Now()}
+		if sent, err = events.Append(nil, h, w.options.Open(w.epoch)); err != nil {
+			return err
+		}
+		attempt, cancel := context.WithTimeout(ctx, ackTimeout)
+		_, err = w.site.nc.RequestMsgWithContext(attempt, w.message(sent, end.seq, ""))
+		cancel()
+		if err != nil {
+			w.log.Debug("epoch was not acknowledged, reading back", "error", err)
+		}
+		// Whatever the answer was: the next round reads what is stored.
+		if err != nil && !pause(ctx, reconnectWait) {
+			return ctx.Err()
+		}
+	}
+}
+
+func (w *Writer) message(data []byte, after uint64, reply string) *nats.Msg {
+	m := &nats.Msg{Subject: w.id.Subject(), Reply: reply, Data: data, Header: nats.Header{}}
+	m.Header[expectedLastSequence] = []string{formatSeq(after)}
+	return m
+}
+
+// ID returns the stream.
+func (w *Writer) ID() StreamID { return w.id }
+
+// Epoch returns the number of this writer's tenure.
+func (w *Writer) Epoch() uint64 { return w.epoch }
+
+// Previous returns the last sequence before this writer's Epoch; 0 is a stream without a history.
+func (w *Writer) Previous() uint64 { return w.previous }
+
+// Stored returns the sequence up to which everything is stored.
+func (w *Writer) Stored() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stored
+}
+
+// Pending returns how many bytes are appended and not known to be stored, and when the oldest of them was appended.
+func (w *Writer) Pending() (bytes int64, oldest time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.pending) > 0 {
+		oldest = w.pending[0].at
+	}
+	return w.bytes, oldest
+}
+
+// Full tells whether the stream refuses messages because it has reached its limit. They are kept
+// and sent again until there is room.
+func (w *Writer) Full() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.full
+}
+
+// Append adds e to the stream and returns the sequence it will have. It blocks while MaxPending bytes
+// are not stored yet. An error is either ctx's, one of encoding (the event was not appended), or final.
+func (w *Writer) Append(ctx context.Context, e events.Event) (uint64, error) {
+	h := events.Header{Epoch: w.epoch, Time: time.Now(), Trace: traceContext(ctx)}
+	data, err := events.Append(nil, h, e)
+	if err != nil {
+		return 0, fmt.Errorf("append to stream %s: %w", w.id.Name(), err)
+	}
+	for {
+		w.mu.Lock()
+		if w.err != nil {
+			defer w.mu.Unlock()
+			return 0, w.err
+		}
+		if w.bytes == 0 || w.bytes+int64(len(data)) <= w.options.MaxPending {
+			break
+		}
+		changed := w.changed
+		w.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return 0, fmt.Errorf("append to stream %s: %w", w.id.Name(), ctx.Err())
+		case <-changed:
+		}
+	}
+	seq := w.add(data)
+	w.mu.Unlock()
+	w.poke()
+	return seq, nil
+}
+
+// add queues a message; w.mu is held.
+func (w *Writer) add(data []byte) uint64 {
+	w.pending = append(w.pending, pending{data, time.Now()})
+	w.bytes += int64(len(data))
+	return w.stored + uint64(len(w.pending))
+}
+
+func (w *Writer) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// WaitStored waits until everything up to seq is stored.
+func (w *Writer) WaitStored(ctx context.Context, seq uint64) error {
+	for {
+		w.mu.Lock()
+		stored, err, changed := w.stored, w.err, w.changed
+		w.mu.Unlock()
+		switch {
+		case stored >= seq:
+			return nil
+		case err != nil:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %d of stream %s: %w", seq, w.id.Name(), ctx.Err())
+		case <-changed:
+		}
+	}
+}
+
+// advance notes that everything up to seq is stored.
+func (w *Writer) advance(seq uint64) {
+	w.mu.Lock()
+	if seq <= w.stored || seq > w.stored+uint64(len(w.pending)) {
+		w.mu.Unlock()
+		return
+	}
+	n := int(seq - w.stored)
+	var bytes int64
+	for i := range n {
+		bytes += int64(len(w.pending[i].data))
+		w.pending[i].data = nil // free it although the slice's array lives on
+	}
+	w.pending = w.pending[n:]
+	w.bytes -= bytes
+	w.stored = seq
+	w.full = false
+	w.notify()
+	w.mu.Unlock()
+	w.metrics.stored(bytes)
+	if w.options.OnStored != nil {
+		w.options.OnStored(seq)
+	}
+}
+
+// notify wakes everybody who waits for a change; w.mu is held.
+func (w *Writer) notify() {
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// traceContext returns the trace context of ctx in the form that events carry.
+func traceContext(ctx context.Context) []byte {
+	sc := trace.SpanContextFromContext(ctx)
+	if !sc.IsValid() {
+		return nil
+	}
+	id, span := sc.TraceID(), sc.SpanID()
+	return append(append(append(make([]byte, 0, 25), id[:]...), span[:]...), byte(sc.TraceFlags()))
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
