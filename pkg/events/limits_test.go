@@ -317,20 +317,24 @@ func mayAllocate(n int) uint64 { return uint64(n)*64 + 64<<10 }
 
 // TestClaimedLengthsAreNotBelieved: a short message that claims to hold a lot costs little.
 func TestClaimedLengthsAreNotBelieved(t *testing.T) {
-	huge := func(code byte) []byte { return []byte{code, 0xff, 0xff, 0xff, 0xff} }
+	claims := [][]byte{
+		{0xdd, 0xff, 0xff, 0xff, 0xff}, {0xdf, 0xff, 0xff, 0xff, 0xff}, // array and map of 2^32-1
+		{0xc6, 0xff, 0xff, 0xff, 0xff}, {0xdb, 0xff, 0xff, 0xff, 0xff}, {0xc9, 0xff, 0xff, 0xff, 0xff, 0}, // bytes, text, extension
+		{0xdc, MaxOps >> 8, MaxOps & 0xff}, {0xc6, 0, MaxRaw >> 16, 0, 0}, // within the limit, beyond the message
+	}
 	for _, s := range samples() {
 		msg := readGolden(t, s.name)
 		content := msg[:len(msg)-trailerSize]
 		for at := range content {
-			for _, code := range []byte{0xdd, 0xdf, 0xc6, 0xdb, 0xc9} { // array, map, bytes, text, extension of 2^32-1
-				hostile := append(slices.Clone(content[:at]), huge(code)...)
+			for _, claim := range claims {
+				hostile := append(slices.Clone(content[:at]), claim...)
 				hostile = seal(append(hostile, content[at:]...))
 				var err error
 				if n := allocated(func() { _, _, err = Decode("s", 1, hostile) }); n > mayAllocate(len(hostile)) {
 					t.Errorf("%s: %d bytes allocated for a message of %d", s.name, n, len(hostile))
 				}
 				if err == nil {
-					t.Errorf("%s: read with % x at %d", s.name, huge(code), at)
+					t.Errorf("%s: read with % x at %d", s.name, claim, at)
 				}
 			}
 		}
