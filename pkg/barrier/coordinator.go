@@ -191,6 +191,7 @@ func (c *Coordinator) open(ctx context.Context) (journal.StreamID, error) {
 	}
 	c.writer, err = c.o.Site.OpenWriter(ctx, id, journal.WriterOptions{
 		Writer:    c.o.Writer,
+		Open:      func(uint64) *events.Epoch { return &events.Epoch{Writer: c.o.Writer} },
 		Heartbeat: func() *events.Heartbeat { return &events.Heartbeat{Missing: c.Missing()} },
 		Log:       c.log,
 		Meter:     c.o.Meter,

@@ -120,9 +120,12 @@ func (s *server) handle(ctx context.Context, m *nats.Msg) {
 }
 
 func (s *server) hold(reply string, r request) {
-	if r.Token.Compare(s.seen) <= 0 {
+	switch r.Token.Compare(s.seen) {
+	case -1:
 		s.refuse(reply, r.Token, "the hold's token is stale")
 		return
+	case 0:
+		return // delivered twice: the first one was answered, and a token closes a tap at most once
 	}
 	s.seen = r.Token
 	if err := s.tap.Hold(r.Token, r.Limit); err != nil {
