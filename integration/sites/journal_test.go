@@ -1,0 +1,135 @@
+package sites
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
+)
+
+var (
+	orders  = journal.StreamID{Group: "shop", Part: "orders", Generation: 1}
+	control = journal.StreamID{Group: "shop", Part: journal.Control, Generation: 1}
+)
+
+// write opens the stream as the role may and appends heartbeats.
+func write(t *testing.T, s *journal.Site, id journal.StreamID, n int) *journal.Writer {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	generation, err := s.Generation(ctx, id.Group, id.Part)
+	if err != nil || generation != 1 {
+		t.Fatalf("generation %d, %v", generation, err)
+	}
+	if err := s.EnsureStream(ctx, id, journal.StreamOptions{UID: "u", MaxBytes: 64 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.OpenWriter(ctx, id, journal.WriterOptions{
+		Writer: "test", HeartbeatEvery: -1,
+		Open: func(uint64) *events.Epoch { return &events.Epoch{Writer: "test", UID: "u"} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	running, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = w.Run(running) // what it fails with, WaitStored tells
+	}()
+	t.Cleanup(func() { stop(); <-ended })
+	appendAll(t, w, n)
+	return w
+}
+
+func appendAll(t *testing.T, w *journal.Writer, n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var seq uint64
+	for range n {
+		var err error
+		if seq, err = w.Append(ctx, new(events.Heartbeat)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.WaitStored(ctx, seq); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mirrored waits until the applier's mirror holds as much as the writer stored, and reads it.
+func mirrored(t *testing.T, dr *journal.Site, id journal.StreamID, last uint64) {
+	t.Helper()
+	eventually(t, 30*time.Second, "the mirror catches up", func() error {
+		if err := dr.EnsureMirror(t.Context(), id); err != nil {
+			return err // while the connection is down
+		}
+		tail, err := dr.Tail(t.Context(), id.Mirror(1))
+		if err == nil && tail.Last != last {
+			err = fmt.Errorf("mirror at %d, stream at %d", tail.Last, last)
+		}
+		return err
+	})
+	r, err := dr.OpenReader(t.Context(), id.Mirror(1), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for seq := uint64(1); seq <= last; seq++ {
+		if m, err := r.Next(ctx); err != nil || m.Seq != seq {
+			t.Fatalf("read %d: %d, %v", seq, m.Seq, err)
+		}
+	}
+}
+
+// Each role can do all of its work, and what is written arrives, also across a restart of either server.
+func TestRolesCanWork(t *testing.T) {
+	p := startPair(t)
+	capturer, snapshotter, applier := p.connect(t, "primary", "capturer"), p.connect(t, "primary", "snapshotter"), p.connect(t, "dr", "applier")
+	volume, log := write(t, capturer, orders, 3000), write(t, snapshotter, control, 100)
+	streams, err := applier.PeerStreams(t.Context(), "shop")
+	if err != nil || len(streams) != 2 {
+		t.Fatalf("origins: %v, %v", streams, err)
+	}
+	mirrored(t, applier, orders, volume.Stored())
+	mirrored(t, applier, control, log.Stored())
+	for _, site := range []string{"primary", "dr"} {
+		p.restart(t, site)
+		appendAll(t, volume, 100)
+		mirrored(t, applier, orders, volume.Stored())
+	}
+	if err := applier.Purge(t.Context(), orders.Mirror(1), 10); err != nil {
+		t.Error(err)
+	}
+	if err := capturer.Purge(t.Context(), orders.Name(), 10); err != nil {
+		t.Error(err)
+	}
+	kv, err := applier.KV(t.Context(), "farshore-status", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Put(t.Context(), "shop", []byte("{}")); err != nil {
+		t.Error(err)
+	}
+	operator := p.connect(t, "dr", "operator")
+	if kv, err = operator.KV(t.Context(), "farshore-status", 0); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := kv.Get(t.Context(), "shop"); err != nil || string(e.Value()) != "{}" {
+		t.Errorf("status: %v", err)
+	}
+	if _, err := operator.Tail(t.Context(), control.Mirror(1)); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := kv.Put(ctx, "shop", []byte("forged")); err == nil {
+		t.Error("the operator wrote the status")
+	}
+}
