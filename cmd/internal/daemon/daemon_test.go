@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -214,4 +215,73 @@ func TestFailureWhileEnding(t *testing.T) {
 	if ExitCode(err) != ExitFenced {
 		t.Errorf("got %v", err)
 	}
+}
+
+// Where the document gives no URL the built-in servers make a pair of sites: what one site's
+// process does is seen from the other's.
+func TestBuiltInServers(t *testing.T) {
+	leaf := freeAddress(t)
+	file := writeDocument(t, document)
+	_, log, err := execute(t.Context(), Spec{Use: "snapshotter", Hosts: Primary, Run: func(ctx context.Context, env *Env) error {
+		primary, err := env.Primary(ctx)
+		if err != nil {
+			return err
+		}
+		if again, err := env.Primary(ctx); err != nil || again != primary {
+			t.Errorf("a second connection was made: %v", err)
+		}
+		id := journal.StreamID{Group: "shop", Part: "orders", Generation: 1}
+		if err := primary.EnsureStream(ctx, id, journal.StreamOptions{UID: "u1"}); err != nil {
+			return err
+		}
+		_, log, err := execute(ctx, Spec{Use: "applier", Hosts: DR, Run: func(ctx context.Context, env *Env) error {
+			dr, err := env.DR(ctx)
+			if err != nil {
+				return err
+			}
+			for {
+				streams, err := dr.PeerStreams(ctx, "shop")
+				if len(streams) == 1 && streams[0].ID == id {
+					return nil
+				}
+				if ctx.Err() != nil {
+					return fmt.Errorf("wait for the leafnode: %w", err)
+				}
+			}
+		}}, "--group", file, "--bus-store", t.TempDir(), "--bus-listen", "127.0.0.1:0", "--bus-leaf", leaf)
+		if err != nil {
+			t.Log(log)
+		}
+		return err
+	}}, "--group", file, "--bus-store", t.TempDir(), "--bus-listen", "127.0.0.1:0", "--bus-leaf", leaf)
+	if err != nil {
+		t.Errorf("%v\n%s", err, log)
+	}
+	if !strings.Contains(log, "embedded server started") {
+		t.Errorf("no server was started:\n%s", log)
+	}
+}
+
+func TestBadBusAddress(t *testing.T) {
+	for _, address := range []string{"4222", ":4222", "localhost:nats"} {
+		_, _, err := execute(t.Context(), Spec{Use: "snapshotter", Hosts: Primary, Run: func(ctx context.Context, env *Env) error {
+			_, err := env.Primary(ctx)
+			return err
+		}}, "--group", writeDocument(t, document), "--bus-store", t.TempDir(), "--bus-listen", address)
+		if ExitCode(err) != ExitUsage {
+			t.Errorf("%s: got %v", address, err)
+		}
+	}
+}
+
+// freeAddress returns a loopback address that was free a moment ago: both processes must be told it
+// before either is started.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
