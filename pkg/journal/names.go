@@ -56,7 +56,8 @@ func ParseName(name string) (id StreamID, incarnation int, err error) {
 			return StreamID{}, 0, fmt.Errorf("%w: incarnation of %q: %w", ErrName, name, err)
 		}
 	}
-	return StreamID{Group: m[1], Part: m[2], Generation: uint32(generation)}, incarnation, nil
+	id = StreamID{Group: m[1], Part: m[2], Generation: uint32(generation)}
+	return id, incarnation, id.check()
 }
 
 var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)

@@ -116,6 +116,7 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 
 // fetch returns the next raw message, opening the consumer again as often as it takes.
 func (r *Reader) fetch(ctx context.Context) ([]byte, uint64, time.Time, error) {
+	var told rarely
 	for {
 		if ctx.Err() != nil {
 			return nil, 0, time.Time{}, fmt.Errorf("read stream %s: %w", r.name, ctx.Err())
@@ -139,7 +140,7 @@ func (r *Reader) fetch(ctx context.Context) ([]byte, uint64, time.Time, error) {
 			continue
 		}
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			r.log.Warn("stream is gone, waiting for it", "error", err)
+			told.warn(r.log, "the stream is gone, waiting for it", err)
 		} else {
 			r.log.Debug("reading again", "from", r.next, "error", err)
 		}
@@ -158,7 +159,9 @@ func (r *Reader) check(raw []byte, seq uint64) (Message, error) {
 	}
 	_, opens := e.(*events.Epoch)
 	switch {
-	case r.epoch == 0: // the first message: a reader may begin within a tenure
+	case seq == 1 && !opens:
+		return Message{}, &events.MessageError{Stream: r.name, Seq: seq, Err: fmt.Errorf("%w: a stream begins with an Epoch", events.ErrMalformed)}
+	case r.epoch == 0: // a reader may begin within a tenure
 	case opens && h.Epoch <= r.epoch, !opens && h.Epoch != r.epoch:
 		return Message{}, &EpochError{Stream: r.name, Seq: seq, Want: r.epoch, Got: h.Epoch}
 	}

@@ -16,20 +16,27 @@ import (
 	"github.com/farshore/farshore/pkg/events"
 )
 
-const expectedLastSequence = "Nats-Expected-Last-Sequence"
-
-// Error codes of JetStream's publish acknowledgement.
+// Headers of a publish that JetStream checks before it stores a message.
 const (
-	codeWrongLastSequence = 10071
-	codeStoreFailed       = 10077 // a DiscardNew stream is full, or its disk is
+	expectedStream       = "Nats-Expected-Stream"
+	expectedLastSequence = "Nats-Expected-Last-Sequence"
+	expectedLastMsgID    = "Nats-Expected-Last-Msg-Id"
 )
 
-// errDoubt is the reason to read back what is stored.
-var errDoubt = errors.New("it is not known what is stored")
+// codeStoreFailed is JetStream's error code for a DiscardNew stream that is full, or whose disk is.
+const codeStoreFailed = 10077
+
+var (
+	// errDoubt is the reason to read back what is stored.
+	errDoubt = errors.New("it is not known what is stored")
+	// errUnclaimed is a stream whose last message is gone.
+	errUnclaimed = errors.New("somebody purged the stream's last message, which tells whose it is: delete the stream, or start a new generation")
+)
 
 // Run sends what is appended and waits for its acknowledgements. It returns nil when ctx ends, or the
 // error that ends the writer for good: ErrFenced or ErrHistoryLost. Everything else, such as a lost
-// connection, a restarted server, a new leader or a full stream, it waits out.
+// connection, a restarted server, a new leader or a full stream, it waits out. What isn't stored when ctx
+// ends is given up: call WaitStored before.
 func (w *Writer) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -58,11 +65,12 @@ func (w *Writer) fail(err error) {
 
 // sender is the state of one attempt: everything since the last time the writer read back.
 type sender struct {
-	w     *Writer
-	inbox string
-	acks  chan *nats.Msg
-	sub   *nats.Subscription
-	sent  uint64 // highest sequence sent in this attempt
+	w      *Writer
+	inbox  string
+	acks   chan *nats.Msg
+	sent   uint64    // highest sequence sent in this attempt
+	window uint64    // messages in flight
+	moved  time.Time // when something was last acknowledged, or sent with nothing in flight
 }
 
 // send is the writer's loop: attempt after attempt, with a read-back in between.
@@ -96,18 +104,21 @@ func (w *Writer) send(ctx context.Context) error {
 
 // attempt sends and collects acknowledgements until there is a doubt.
 func (w *Writer) attempt(ctx context.Context, states <-chan nats.Status) error {
-	s := &sender{w: w, inbox: nats.NewInbox() + ".", acks: make(chan *nats.Msg, 2*inFlight), sent: w.Stored()}
-	var err error
-	if s.sub, err = w.site.nc.ChanSubscribe(s.inbox+"*", s.acks); err != nil {
+	s := &sender{w: w, inbox: nats.NewInbox() + ".", acks: make(chan *nats.Msg, 2*inFlight), sent: w.Stored(), window: inFlight}
+	if w.Full() {
+		s.window = 1 // one message asks whether there is room; a whole window would be refused whole
+	}
+	sub, err := w.site.nc.ChanSubscribe(s.inbox+"*", s.acks)
+	if err != nil {
 		return err
 	}
-	defer func() { _ = s.sub.Unsubscribe() }() // fails only on a closed connection
+	defer func() { _ = sub.Unsubscribe() }() // fails only on a closed connection
 	drain(states)
 	if !w.site.nc.IsConnected() {
 		return nats.ErrDisconnected
 	}
-	due := time.NewTimer(ackTimeout)
-	defer due.Stop()
+	look := time.NewTicker(ackTimeout / 5)
+	defer look.Stop()
 	for {
 		if err := s.publish(); err != nil {
 			return err
@@ -120,14 +131,12 @@ func (w *Writer) attempt(ctx context.Context, states <-chan nats.Status) error {
 			if err := s.acknowledged(m); err != nil {
 				return err
 			}
-			due.Reset(ackTimeout)
 		case <-states:
 			return nats.ErrDisconnected
-		case <-due.C:
-			if s.sent > w.Stored() {
+		case <-look.C:
+			if s.sent > w.Stored() && time.Since(s.moved) > ackTimeout {
 				return fmt.Errorf("%w: no acknowledgement for %v", errDoubt, ackTimeout)
 			}
-			due.Reset(ackTimeout)
 		}
 	}
 }
@@ -147,15 +156,18 @@ func (s *sender) publish() error {
 	for {
 		s.w.mu.Lock()
 		stored := s.w.stored
-		i := int(s.sent - stored)
-		if i >= len(s.w.pending) || i >= inFlight {
+		i := s.sent - stored
+		if i >= uint64(len(s.w.pending)) || i >= s.window {
 			s.w.mu.Unlock()
 			return nil
 		}
 		data := s.w.pending[i].data
 		s.w.mu.Unlock()
+		if i == 0 {
+			s.moved = time.Now()
+		}
 		seq := s.sent + 1
-		if err := s.w.site.nc.PublishMsg(s.w.message(data, s.sent, s.inbox+formatSeq(seq))); err != nil {
+		if err := s.w.site.nc.PublishMsg(s.w.message(data, seq, s.inbox+formatSeq(seq))); err != nil {
 			return fmt.Errorf("publish: %w", err)
 		}
 		s.sent = seq
@@ -173,21 +185,23 @@ func (s *sender) acknowledged(m *nats.Msg) error {
 		return fmt.Errorf("%w: no stream answers (status %s)", errDoubt, m.Header.Get("Status"))
 	}
 	var ack struct {
-		Seq   uint64              `json:"seq"`
-		Error *jetstream.APIError `json:"error"`
+		Stream string              `json:"stream"`
+		Seq    uint64              `json:"seq"`
+		Error  *jetstream.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(m.Data, &ack); err != nil {
 		return fmt.Errorf("%w: decode acknowledgement: %w", errDoubt, err)
 	}
 	if ack.Error != nil {
-		if ack.Error.ErrorCode == codeStoreFailed || ack.Error.Code == 503 && ack.Error.ErrorCode != codeWrongLastSequence {
+		if ack.Error.ErrorCode == codeStoreFailed {
 			s.w.setFull()
 		}
 		return fmt.Errorf("%w: message %d was refused: %w", errDoubt, seq, ack.Error)
 	}
-	if ack.Seq != seq {
-		return fmt.Errorf("%w: message %d was stored as %d", errDoubt, seq, ack.Seq)
+	if ack.Seq != seq || ack.Stream != s.w.id.Name() {
+		return fmt.Errorf("%w: message %d was stored as %d of %s", errDoubt, seq, ack.Seq, ack.Stream)
 	}
+	s.moved, s.window = time.Now(), inFlight
 	s.w.advance(seq)
 	return nil
 }
@@ -223,7 +237,7 @@ func (w *Writer) end(ctx context.Context) (end, error) {
 	e := end{seq: info.State.LastSeq, created: info.Created}
 	if info.State.Msgs == 0 {
 		if e.seq != 0 {
-			return end{}, fmt.Errorf("stream %s is empty up to %d: somebody purged its last message, which tells whose it is", w.id.Name(), e.seq)
+			return end{}, errUnclaimed
 		}
 		return e, nil
 	}
@@ -246,7 +260,7 @@ const lostConfirmed = 3 * time.Second
 // readBack finds out what is stored. It returns nil once it knows, or a final error.
 func (w *Writer) readBack(ctx context.Context) error {
 	var lostSince time.Time
-	told := time.Time{}
+	var told rarely
 	for {
 		e, err := w.end(ctx)
 		if err == nil {
@@ -268,10 +282,7 @@ func (w *Writer) readBack(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if time.Since(told) > 10*time.Second {
-			w.log.Warn("can't tell what is stored, trying again", "error", err)
-			told = time.Now()
-		}
+		told.warn(w.log, "can't tell what is stored, trying again", err)
 		if !pause(ctx, reconnectWait) {
 			return ctx.Err()
 		}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/farshore/farshore/pkg/events"
 )
 
 // Keys of a stream's metadata.
@@ -18,7 +20,11 @@ const (
 	metaUID        = "farshore.uid"
 	metaSize       = "farshore.size"
 	metaMaxPayload = "farshore.max_payload"
+	metaFormat     = "farshore.format"
 )
+
+// leastPayload is the max_payload that a site needs: one event, and room for headers.
+const leastPayload = events.MaxMessage + 4<<10
 
 // GenerationBucket is the KV bucket at the primary that holds the current generation of each stream.
 const GenerationBucket = "farshore-generations"
@@ -70,6 +76,9 @@ func (s *Site) EnsureStream(ctx context.Context, id StreamID, o StreamOptions) e
 	if err := id.check(); err != nil {
 		return err
 	}
+	if n := s.nc.MaxPayload(); n < leastPayload {
+		return fmt.Errorf("max_payload of the server is %d bytes, at least %d are needed: raise it at both sites", n, leastPayload)
+	}
 	want := jetstream.StreamConfig{
 		Name:      id.Name(),
 		Subjects:  []string{id.Subject()},
@@ -79,7 +88,10 @@ func (s *Site) EnsureStream(ctx context.Context, id StreamID, o StreamOptions) e
 		Discard:  jetstream.DiscardNew,
 		MaxBytes: o.MaxBytes,
 		Replicas: max(o.Replicas, 1),
+		// Message ids chain the messages; nobody needs them to be remembered for long.
+		Duplicates: 100 * time.Millisecond,
 		Metadata: map[string]string{
+			metaFormat:     strconv.Itoa(events.Version),
 			metaUID:        o.UID,
 			metaSize:       strconv.FormatInt(o.Size, 10),
 			metaMaxPayload: strconv.FormatInt(s.nc.MaxPayload(), 10),
@@ -95,8 +107,17 @@ func (s *Site) EnsureStream(ctx context.Context, id StreamID, o StreamOptions) e
 	if err != nil {
 		return fmt.Errorf("make stream %s: %w", want.Name, err)
 	}
-	if err := sameStream(stream.CachedInfo().Config, want); err != nil {
+	is := stream.CachedInfo().Config
+	if err := sameStream(is, want); err != nil {
 		return err
+	}
+	if is.Metadata[metaMaxPayload] != want.Metadata[metaMaxPayload] {
+		// A note about the server, not a setting of the stream: it follows the server, so that
+		// the DR site compares with what is true now.
+		is.Metadata[metaMaxPayload] = want.Metadata[metaMaxPayload]
+		if _, err := s.js.UpdateStream(ctx, is); err != nil {
+			return fmt.Errorf("note max_payload on stream %s: %w", want.Name, err)
+		}
 	}
 	return s.ensureConsumer(ctx, id, 1)
 }
@@ -115,6 +136,13 @@ func sameStream(is, want jetstream.StreamConfig) error {
 	e.differ("sealed", is.Sealed, false)
 	e.differ("mirror", is.Mirror != nil, want.Mirror != nil)
 	e.differ("sources", len(is.Sources), 0)
+	e.differ("max_msgs_per_subject", is.MaxMsgsPerSubject, -1)
+	e.differ("no_ack", is.NoAck, false)
+	e.differ("persist_mode", is.PersistMode, want.PersistMode)
+	e.differ("allow_rollup_hdrs", is.AllowRollup, false)
+	e.differ("allow_msg_ttl", is.AllowMsgTTL, false)
+	e.differ("subject_transform", is.SubjectTransform != nil, false)
+	e.differ("duplicate_window", is.Duplicates, want.Duplicates)
 	e.differ("metadata "+metaUID, is.Metadata[metaUID], want.Metadata[metaUID])
 	return e.or()
 }
@@ -150,6 +178,10 @@ func (s *Site) ensureConsumer(ctx context.Context, id StreamID, incarnation int)
 	e.differ("ack_policy", is.AckPolicy, want.AckPolicy)
 	e.differ("flow_control", is.FlowControl, want.FlowControl)
 	e.differ("filter_subject", is.FilterSubject, "")
+	e.differ("headers_only", is.HeadersOnly, false)
+	e.differ("deliver_policy", is.DeliverPolicy, want.DeliverPolicy)
+	e.differ("max_ack_pending", is.MaxAckPending, want.MaxAckPending)
+	e.differ("paused", is.PauseUntil != nil, false)
 	return e.or()
 }
 
@@ -185,7 +217,7 @@ func (s *Site) Generation(ctx context.Context, group, part string) (uint32, erro
 func (s *Site) KV(ctx context.Context, bucket string, ttl time.Duration) (jetstream.KeyValue, error) {
 	kv, err := s.js.KeyValue(ctx, bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = s.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: bucket, TTL: ttl, Storage: jetstream.FileStorage})
+		kv, err = s.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: bucket, TTL: ttl, LimitMarkerTTL: ttl, Storage: jetstream.FileStorage})
 		if errors.Is(err, jetstream.ErrBucketExists) {
 			kv, err = s.js.KeyValue(ctx, bucket)
 		}
@@ -249,8 +281,8 @@ func streamInfo(info *jetstream.StreamInfo, id StreamID, incarnation int) Stream
 	}
 }
 
-// EnsureMirror makes the first mirror of the peer's stream id at this site. Calling it again changes
-// nothing. A mirror that differs, and sites that accept messages of different sizes, give a *ConfigError.
+// EnsureMirror makes the first mirror of the peer's stream id at this site. It needs the primary. Calling
+// it again changes nothing. A mirror that differs, and sites that accept messages of different sizes, give a *ConfigError.
 func (s *Site) EnsureMirror(ctx context.Context, id StreamID) error {
 	const incarnation = 1
 	if err := id.check(); err != nil {
@@ -270,9 +302,17 @@ func (s *Site) EnsureMirror(ctx context.Context, id StreamID) error {
 			Consumer: &jetstream.StreamConsumerSource{Name: consumerName(incarnation), DeliverSubject: deliverSubject(id, incarnation)},
 		},
 	}
+	origin, err := s.peer.Stream(ctx, id.Name())
+	if err != nil {
+		return fmt.Errorf("ask the primary for %s: %w", id.Name(), err)
+	}
+	if err := s.samePayload(streamInfo(origin.CachedInfo(), id, 0)); err != nil {
+		return err
+	}
+	want.Metadata = maps.Clone(origin.CachedInfo().Config.Metadata)
 	stream, err := s.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = s.createMirror(ctx, id, want)
+		stream, err = s.js.CreateStream(ctx, want)
 	}
 	if err != nil {
 		return fmt.Errorf("make mirror %s: %w", name, err)
@@ -290,23 +330,14 @@ func (s *Site) EnsureMirror(ctx context.Context, id StreamID) error {
 	return e.or()
 }
 
-func (s *Site) createMirror(ctx context.Context, id StreamID, want jetstream.StreamConfig) (jetstream.Stream, error) {
-	origin, err := s.peer.Stream(ctx, id.Name())
-	if err != nil {
-		return nil, fmt.Errorf("ask the primary for %s: %w", id.Name(), err)
+// samePayload refuses sites that accept messages of different sizes: the leafnode would loop over
+// the first large message, for ever and without an error at the mirror.
+func (s *Site) samePayload(origin StreamInfo) error {
+	e := &ConfigError{Name: "max_payload of the sites", Hint: "set max_payload to the same value in both servers' configurations"}
+	if here := s.nc.MaxPayload(); origin.MaxPayload != here {
+		e.Differences = []string{fmt.Sprintf("the primary accepts %d bytes, the DR site %d", origin.MaxPayload, here)}
 	}
-	info := streamInfo(origin.CachedInfo(), id, 0)
-	if here := s.nc.MaxPayload(); info.MaxPayload != here {
-		// With unequal limits the leafnode loops over the first large message, for ever and
-		// without an error at the mirror.
-		return nil, &ConfigError{
-			Name:        "max_payload of the sites",
-			Differences: []string{fmt.Sprintf("the primary accepts %d bytes, the DR site %d", info.MaxPayload, here)},
-			Hint:        "set max_payload to the same value in both servers' configurations",
-		}
-	}
-	want.Metadata = maps.Clone(origin.CachedInfo().Config.Metadata)
-	return s.js.CreateStream(ctx, want)
+	return e.or()
 }
 
 // Purge removes the messages of a stream below sequence before. The last message always stays: it

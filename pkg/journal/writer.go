@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
@@ -60,6 +62,7 @@ type Writer struct {
 	options  WriterOptions
 	log      *slog.Logger
 	metrics  writerMetrics
+	nonce    string // begins the message ids of this writer and of no other
 	epoch    uint64
 	previous uint64
 	created  time.Time // of the stream: its identity beside the name
@@ -102,7 +105,7 @@ func (s *Site) OpenWriter(ctx context.Context, id StreamID, o WriterOptions) (*W
 	}
 	w := &Writer{
 		site: s, id: id, options: o, log: o.Log.With("stream", id.Name()), metrics: metrics,
-		wake: make(chan struct{}, 1), changed: make(chan struct{}),
+		nonce: nuid.Next() + ".", wake: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	if err := w.takeOver(ctx); err != nil {
 		return nil, fmt.Errorf("take over stream %s: %w", id.Name(), err)
@@ -114,47 +117,66 @@ func (s *Site) OpenWriter(ctx context.Context, id StreamID, o WriterOptions) (*W
 // has the highest epoch.
 func (w *Writer) takeOver(ctx context.Context) error {
 	var sent []byte
+	var told rarely
 	for {
-		end, err := w.end(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return err
-			}
-			w.log.Warn("stream does not answer, trying again", "error", err)
+		e, err := w.end(ctx)
+		switch {
+		case err != nil && (ctx.Err() != nil || unusable(err)):
+			return err
+		case err != nil:
+			told.warn(w.log, "the stream does not answer, trying again", err)
 			if !pause(ctx, reconnectWait) {
 				return err
 			}
 			continue
-		}
-		if sent != nil && string(end.data) == string(sent) {
+		case sent != nil && string(e.data) == string(sent):
 			w.mu.Lock()
-			w.stored = end.seq
+			w.stored = e.seq
 			w.mu.Unlock()
-			w.previous, w.created = end.seq-1, end.created
+			w.created = e.created
 			return nil
 		}
-		w.epoch = end.epoch + 1
-		h := events.Header{Epoch: w.epoch, Time: time.Now()}
-		if sent, err = events.Append(nil, h, w.options.Open(w.epoch)); err != nil {
-			return err
+		// While the end stands still the same bytes are sent again: an earlier attempt may
+		// still be on its way, and must be recognised when it arrives.
+		if sent == nil || e.seq != w.previous {
+			w.previous, w.epoch = e.seq, e.epoch+1
+			h := events.Header{Epoch: w.epoch, Time: time.Now()}
+			if sent, err = events.Append(nil, h, w.options.Open(w.epoch)); err != nil {
+				return err
+			}
 		}
+		m := w.message(sent, e.seq+1, "")
+		m.Header.Del(expectedLastMsgID) // the predecessor is somebody else's
 		attempt, cancel := context.WithTimeout(ctx, ackTimeout)
-		_, err = w.site.nc.RequestMsgWithContext(attempt, w.message(sent, end.seq, ""))
+		_, err = w.site.nc.RequestMsgWithContext(attempt, m)
 		cancel()
-		if err != nil {
-			w.log.Debug("epoch was not acknowledged, reading back", "error", err)
-		}
 		// Whatever the answer was: the next round reads what is stored.
-		if err != nil && !pause(ctx, reconnectWait) {
-			return ctx.Err()
+		if err != nil {
+			w.log.Debug("the epoch was not acknowledged, reading back", "error", err)
+			if !pause(ctx, reconnectWait) {
+				return ctx.Err()
+			}
 		}
 	}
 }
 
-func (w *Writer) message(data []byte, after uint64, reply string) *nats.Msg {
-	m := &nats.Msg{Subject: w.id.Subject(), Reply: reply, Data: data, Header: nats.Header{}}
-	m.Header[expectedLastSequence] = []string{formatSeq(after)}
-	return m
+// unusable tells whether waiting can't make the stream's end readable.
+func unusable(err error) bool {
+	var damaged *events.MessageError
+	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, errUnclaimed) || errors.As(err, &damaged)
+}
+
+// message makes the message for sequence seq. Its place is checked twice by the server: the
+// stream must end at seq-1, and the message there must be the very one that this writer sent. The number
+// alone is not enough. If another writer appends n messages, those that the older one has in flight
+// from the n-th on fit by number again.
+func (w *Writer) message(data []byte, seq uint64, reply string) *nats.Msg {
+	return &nats.Msg{Subject: w.id.Subject(), Reply: reply, Data: data, Header: nats.Header{
+		expectedStream:       {w.id.Name()},
+		expectedLastSequence: {formatSeq(seq - 1)},
+		expectedLastMsgID:    {w.nonce + formatSeq(seq-1)},
+		nats.MsgIdHdr:        {w.nonce + formatSeq(seq)},
+	}}
 }
 
 // ID returns the stream.
@@ -272,10 +294,15 @@ func (w *Writer) advance(seq uint64) {
 	w.pending = w.pending[n:]
 	w.bytes -= bytes
 	w.stored = seq
+	wasFull := w.full
 	w.full = false
 	w.notify()
 	w.mu.Unlock()
 	w.metrics.stored(bytes)
+	if wasFull {
+		w.log.Info("the stream has room again")
+		w.metrics.setFull(false)
+	}
 	if w.options.OnStored != nil {
 		w.options.OnStored(seq)
 	}
@@ -304,4 +331,15 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-time.After(d):
 		return true
 	}
+}
+
+// rarely logs a repeating warning at most every ten seconds.
+type rarely struct{ last time.Time }
+
+func (r *rarely) warn(log *slog.Logger, message string, err error) {
+	if time.Since(r.last) < 10*time.Second {
+		return
+	}
+	r.last = time.Now()
+	log.Warn(message, "error", err)
 }

@@ -1,0 +1,233 @@
+package journal_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/journal/bus"
+	"github.com/farshore/farshore/pkg/journal/journaltest"
+)
+
+func TestNames(t *testing.T) {
+	for _, name := range []string{"FS_shop_db_g1", "FS_shop_my-db_g12_m3", "FS_a_control_g1_m1"} {
+		got, incarnation, err := journal.ParseName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := got.Name()
+		if incarnation > 0 {
+			again = got.Mirror(incarnation)
+		}
+		if again != name {
+			t.Errorf("%s came back as %s", name, again)
+		}
+	}
+	for _, name := range []string{"", "FS_a_b", "FS_a_b_g0", "FS_a_b_g1_m0", "KV_x", "FS_a_b_c_g1"} {
+		if _, _, err := journal.ParseName(name); !errors.Is(err, journal.ErrName) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	if err := journal.ValidVolume(journal.Control); !errors.Is(err, journal.ErrName) {
+		t.Error("a volume can be called control")
+	}
+}
+
+// Streams and mirrors are made once; what an operator changed is refused, named, and left alone.
+func TestTopologyIsIdempotentAndRefusesChanges(t *testing.T) {
+	p := journaltest.Sites(t)
+	o := journal.StreamOptions{UID: "uid", Size: 1 << 20, MaxBytes: 1 << 20}
+	for range 2 {
+		if err := p.Primary.EnsureStream(t.Context(), id, o); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.DR.EnsureMirror(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var refused *journal.ConfigError
+	other := o
+	other.UID = "somebody else"
+	if err := p.Primary.EnsureStream(t.Context(), id, other); !errors.As(err, &refused) {
+		t.Errorf("another volume's stream: %v", err)
+	}
+	stream, err := p.Primary.JetStream().Stream(t.Context(), id.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := stream.CachedInfo().Config
+	c.MaxAge = time.Hour
+	if _, err := p.Primary.JetStream().UpdateStream(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Primary.EnsureStream(t.Context(), id, o); !errors.As(err, &refused) || !strings.Contains(err.Error(), "max_age") {
+		t.Errorf("a changed stream: %v", err)
+	}
+	stream, err = p.Primary.JetStream().Stream(t.Context(), id.Name())
+	if err != nil || stream.CachedInfo().Config.MaxAge != time.Hour {
+		t.Errorf("what the operator set was overwritten: %v", err)
+	}
+	mirror, err := p.DR.JetStream().Stream(t.Context(), id.Mirror(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = mirror.CachedInfo().Config
+	c.MaxMsgs = 10
+	if _, err := p.DR.JetStream().UpdateStream(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.DR.EnsureMirror(t.Context(), id); !errors.As(err, &refused) || !strings.Contains(err.Error(), "max_msgs") {
+		t.Errorf("a changed mirror: %v", err)
+	}
+	infos, err := p.DR.PeerStreams(t.Context(), id.Group)
+	if err != nil || len(infos) != 1 || infos[0].ID != id || infos[0].UID != "uid" || infos[0].Size != 1<<20 {
+		t.Errorf("streams of the peer: %+v, %v", infos, err)
+	}
+}
+
+// Sites that accept messages of different sizes are refused before anything is mirrored.
+func TestUnequalPayloadLimitsAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	primary, err := bus.Start(bus.Options{StoreDir: filepath.Join(dir, "p"), Domain: "primary", Port: -1, LeafPort: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { primary.Shutdown(); primary.Wait() })
+	dr, err := bus.Start(bus.Options{StoreDir: filepath.Join(dir, "d"), Domain: "dr", Port: -1, MaxPayload: 1 << 20, LeafRemotes: []string{primary.LeafURL()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dr.Shutdown(); dr.Wait() })
+	a := journaltest.Connect(t, primary.ClientURL(), "primary", "dr")
+	b := journaltest.Connect(t, dr.ClientURL(), "dr", "primary")
+	ensure(t, a, journal.StreamOptions{})
+	var refused *journal.ConfigError
+	eventually(t, "the mirror is refused", func() bool {
+		return errors.As(b.EnsureMirror(t.Context(), id), &refused)
+	})
+	if !strings.Contains(refused.Error(), "max_payload") {
+		t.Error(refused)
+	}
+}
+
+func TestGenerationStartsAtOneForEverybody(t *testing.T) {
+	s := journaltest.One(t)
+	got := make(chan uint32, 8)
+	for range cap(got) {
+		go func() {
+			n, err := s.Generation(context.Background(), "shop", "db")
+			if err != nil {
+				t.Error(err)
+			}
+			got <- n
+		}()
+	}
+	for range cap(got) {
+		if n := <-got; n != 1 {
+			t.Errorf("generation %d", n)
+		}
+	}
+}
+
+// What is missing, damaged or from the wrong writer is never read over.
+func TestReaderProvesWhatItReturns(t *testing.T) {
+	s := journaltest.One(t)
+	ensure(t, s, journal.StreamOptions{})
+	x := start(t, s, "a")
+	appendAll(t, x, 0, 20)
+	wait(t, x, 21)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	until := func(from uint64) (uint64, error) {
+		r, err := s.OpenReader(ctx, id.Name(), from)
+		if err != nil {
+			return 0, err
+		}
+		defer r.Close()
+		last := from - 1
+		for {
+			m, err := r.Next(ctx)
+			if err != nil {
+				if _, again := r.Next(ctx); again != err {
+					t.Errorf("the error is not final: %v", again)
+				}
+				return last, err
+			}
+			last = m.Seq
+		}
+	}
+	stream, err := s.JetStream().Stream(ctx, id.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.DeleteMsg(ctx, 10); err != nil {
+		t.Fatal(err)
+	}
+	var gap *journal.GapError
+	if last, err := until(1); !errors.As(err, &gap) || last != 9 || gap.Want != 10 || gap.Got != 11 || gap.Stream != id.Name() {
+		t.Errorf("a lost message: %d, %v", last, err)
+	}
+	if err := s.Purge(ctx, id.Name(), 5); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := until(1); !errors.As(err, &gap) || gap.Got != 5 {
+		t.Errorf("a trimmed stream: %v", err)
+	}
+	foreign, err := events.Append(nil, events.Header{Epoch: x.Epoch() + 1, Time: time.Now()}, numbered(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.JetStream().Publish(ctx, id.Subject(), foreign); err != nil {
+		t.Fatal(err)
+	}
+	var epoch *journal.EpochError
+	if last, err := until(11); !errors.As(err, &epoch) || last != 21 || epoch.Seq != 22 {
+		t.Errorf("another writer's message: %d, %v", last, err)
+	}
+	foreign[len(foreign)/2] ^= 1
+	if _, err := s.JetStream().Publish(ctx, id.Subject(), foreign); err != nil {
+		t.Fatal(err)
+	}
+	var damaged *events.MessageError
+	if _, err := until(23); !errors.As(err, &damaged) || damaged.Seq != 23 || damaged.Stream != id.Name() {
+		t.Errorf("a damaged message: %v", err)
+	}
+}
+
+// Connect says what to do instead of waiting for ever.
+func TestConnectErrorsSayWhatToDo(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	_, err := journal.Connect(ctx, journal.Options{URL: "nats://127.0.0.1:1"})
+	if err == nil || !strings.Contains(err.Error(), "is the server running") {
+		t.Errorf("no server: %v", err)
+	}
+	config := filepath.Join(t.TempDir(), "nats.conf")
+	write(t, config, `host: 127.0.0.1
+port: -1
+authorization { user: a, password: b }
+`)
+	s, err := bus.Start(bus.Options{ConfigFile: config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Shutdown(); s.Wait() })
+	if _, err = journal.Connect(t.Context(), journal.Options{URL: s.ClientURL()}); !errors.Is(err, nats.ErrAuthorization) || !strings.Contains(err.Error(), "NKEY") {
+		t.Errorf("refused credentials: %v", err)
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

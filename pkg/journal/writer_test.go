@@ -1,0 +1,426 @@
+package journal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/journal/journaltest"
+)
+
+var id = journal.StreamID{Group: "shop", Part: "db", Generation: 1}
+
+// tenure is a running writer.
+type tenure struct {
+	*journal.Writer
+	done chan error
+	stop context.CancelFunc
+}
+
+func (x *tenure) end(t *testing.T) error {
+	t.Helper()
+	x.stop()
+	select {
+	case err := <-x.done:
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatal("Run did not return")
+		return nil
+	}
+}
+
+func ensure(t *testing.T, s *journal.Site, o journal.StreamOptions) {
+	t.Helper()
+	o.UID = "uid"
+	if err := s.EnsureStream(t.Context(), id, o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func start(t *testing.T, s *journal.Site, name string, change ...func(*journal.WriterOptions)) *tenure {
+	t.Helper()
+	o := journal.WriterOptions{Writer: name, HeartbeatEvery: -1, Open: func(uint64) *events.Epoch {
+		return &events.Epoch{Writer: name, UID: "uid", Size: 1 << 30, BlockSize: 4096}
+	}}
+	for _, c := range change {
+		c(&o)
+	}
+	w, err := s.OpenWriter(t.Context(), id, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	x := &tenure{w, make(chan error, 1), cancel}
+	go func() { x.done <- w.Run(ctx) }()
+	t.Cleanup(cancel)
+	return x
+}
+
+// numbered is an event that says its number.
+func numbered(n int) events.Event {
+	return &events.PassDone{Pass: events.PassSeed, Regions: uint64(n)}
+}
+
+// append adds the numbers from up to to, and ends the test on an error.
+func appendAll(t *testing.T, x *tenure, from, to int) {
+	t.Helper()
+	for n := from; n < to; n++ {
+		if _, err := x.Append(t.Context(), numbered(n)); err != nil {
+			t.Fatalf("append %d: %v", n, err)
+		}
+	}
+}
+
+// read returns the numbers that the stream holds, in order, up to sequence last.
+func read(t *testing.T, s *journal.Site, name string, last uint64) []int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	r, err := s.OpenReader(ctx, name, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var out []int
+	for seq := uint64(0); seq < last; {
+		m, err := r.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seq = m.Seq
+		if e, ok := m.Event.(*events.PassDone); ok {
+			out = append(out, int(e.Regions))
+		}
+	}
+	return out
+}
+
+func count(n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = i
+	}
+	return out
+}
+
+func wait(t *testing.T, x *tenure, seq uint64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	if err := x.WaitStored(ctx, seq); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eventually(t *testing.T, what string, check func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !check() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+		<-tick.C
+	}
+}
+
+// Every message is on the mirror exactly once and in order, although both servers are restarted
+// and the link is cut while they are written.
+func TestNothingIsLostOverRestartsAndCuts(t *testing.T) {
+	p := journaltest.Sites(t)
+	ensure(t, p.Primary, journal.StreamOptions{})
+	if err := p.DR.EnsureMirror(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	x := start(t, p.Primary, "a")
+	const total = 20000
+	var wg sync.WaitGroup
+	wg.Go(func() { appendAll(t, x, 0, total) })
+	reached := func(n uint64) func() bool { return func() bool { return x.Stored() > n } }
+	eventually(t, "a first part is stored", reached(1000))
+	p.StopPrimary()
+	p.StartPrimary()
+	eventually(t, "the writer goes on after the primary's restart", reached(3000))
+	p.Cut()
+	eventually(t, "the writer goes on without the link", reached(6000))
+	p.Heal()
+	eventually(t, "the writer goes on", reached(8000))
+	p.StopDR()
+	eventually(t, "the writer goes on without the DR site", reached(10000))
+	p.StartDR()
+	p.StopPrimary()
+	p.StartPrimary()
+	wg.Wait()
+	wait(t, x, total+1)
+	if got := read(t, p.DR, id.Mirror(1), total+1); !slices.Equal(got, count(total)) {
+		t.Fatalf("the mirror holds %d numbers, not 0 to %d in order", len(got), total-1)
+	}
+	if err := x.end(t); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A newer writer fences the older one, and what is stored is a prefix of each.
+func TestTakeoverFencesTheOlderWriter(t *testing.T) {
+	s := journaltest.One(t)
+	ensure(t, s, journal.StreamOptions{})
+	a := start(t, s, "a")
+	appendAll(t, a, 0, 500)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	appended := 500
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := a.Append(context.Background(), numbered(appended)); err != nil {
+				if !errors.Is(err, journal.ErrFenced) {
+					t.Errorf("append after the takeover: %v", err)
+				}
+				return
+			}
+			appended++
+		}
+	})
+	b := start(t, s, "b")
+	if b.Epoch() != a.Epoch()+1 {
+		t.Errorf("epochs %d and %d", a.Epoch(), b.Epoch())
+	}
+	if _, err := b.Append(t.Context(), numbered(-1&0xffff)); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, b, b.Previous()+2)
+	select {
+	case err := <-a.done:
+		if !errors.Is(err, journal.ErrFenced) {
+			t.Fatalf("the older writer ended with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the older writer was not fenced")
+	}
+	close(stop)
+	wg.Wait()
+	got := read(t, s, id.Name(), b.Previous()+2)
+	if n := len(got) - 1; !slices.Equal(got[:n], count(n)) || n > appended || got[n] != 0xffff {
+		t.Fatalf("stored is no prefix of the older writer with the newer one behind it: %d of %d", n, appended)
+	}
+	if _, err := a.Append(t.Context(), numbered(0)); !errors.Is(err, journal.ErrFenced) {
+		t.Errorf("append of a fenced writer: %v", err)
+	}
+	if err := a.WaitStored(t.Context(), 1<<40); !errors.Is(err, journal.ErrFenced) {
+		t.Errorf("wait of a fenced writer: %v", err)
+	}
+}
+
+// The chain itself: with one message left out, everything behind it is refused.
+func TestChainRefusesWhatFollowsALostMessage(t *testing.T) {
+	s := journaltest.One(t)
+	ensure(t, s, journal.StreamOptions{})
+	x := start(t, s, "a")
+	wait(t, x, 1)
+	for seq := uint64(2); seq < 20; seq++ {
+		if seq == 5 {
+			continue
+		}
+		data, err := events.Append(nil, events.Header{Epoch: x.Epoch(), Time: time.Now()}, numbered(int(seq)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &nats.Msg{Subject: id.Subject(), Data: data, Header: nats.Header{"Nats-Expected-Last-Sequence": {fmt.Sprint(seq - 1)}}}
+		_, err = s.JetStream().PublishMsg(t.Context(), m)
+		if stored := err == nil; stored != (seq < 5) {
+			t.Fatalf("message %d: %v", seq, err)
+		}
+	}
+	tail, err := s.Tail(t.Context(), id.Name())
+	if err != nil || tail.Last != 4 {
+		t.Fatal(tail.Last, err)
+	}
+}
+
+// An append that was stored although its acknowledgement was lost is not stored twice: the writer
+// reads back. Here somebody else appends the very bytes that the writer is about to send.
+func TestForeignMessageUnderOurSequenceIsHistoryLost(t *testing.T) {
+	s := journaltest.One(t)
+	ensure(t, s, journal.StreamOptions{})
+	x := start(t, s, "a")
+	data, err := events.Append(nil, events.Header{Epoch: x.Epoch(), Time: time.Now()}, numbered(7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.JetStream().Publish(t.Context(), id.Subject(), data); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Append(t.Context(), numbered(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-x.done; !errors.Is(err, journal.ErrHistoryLost) {
+		t.Fatalf("Run ended with %v", err)
+	}
+}
+
+// A stream that ends below what it acknowledged has lost history, and that is never continued.
+func TestRolledBackStreamIsHistoryLost(t *testing.T) {
+	for name, again := range map[string]int{"shorter": 0, "made again and as long": 200} {
+		t.Run(name, func(t *testing.T) {
+			s := journaltest.One(t)
+			ensure(t, s, journal.StreamOptions{})
+			x := start(t, s, "a")
+			appendAll(t, x, 0, 100)
+			wait(t, x, 101)
+			if err := s.JetStream().DeleteStream(t.Context(), id.Name()); err != nil {
+				t.Fatal(err)
+			}
+			ensure(t, s, journal.StreamOptions{})
+			for n := range again {
+				if _, err := s.JetStream().Publish(t.Context(), id.Subject(), fmt.Appendf(nil, "%d", n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if again > 0 { // a plausible end: an event of the same epoch
+				data, _ := events.Append(nil, events.Header{Epoch: x.Epoch(), Time: time.Now()}, numbered(1))
+				if _, err := s.JetStream().Publish(t.Context(), id.Subject(), data); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := x.Append(t.Context(), numbered(100)); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-x.done:
+				if !errors.Is(err, journal.ErrHistoryLost) {
+					t.Fatalf("Run ended with %v", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("the loss was not noticed")
+			}
+		})
+	}
+}
+
+// A full stream refuses, the writer waits, and goes on once there is room; nothing is dropped.
+func TestFullStreamIsWaitedOut(t *testing.T) {
+	s := journaltest.One(t)
+	ensure(t, s, journal.StreamOptions{MaxBytes: 64 << 10})
+	x := start(t, s, "a")
+	const total = 3000
+	var wg sync.WaitGroup
+	wg.Go(func() { appendAll(t, x, 0, total) })
+	eventually(t, "the stream is full", x.Full)
+	var got []int
+	next := uint64(1)
+	for len(got) < total {
+		tail, err := s.Tail(t.Context(), id.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tail.Last < next {
+			continue
+		}
+		r, err := s.OpenReader(t.Context(), id.Name(), next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for ; next <= tail.Last; next++ {
+			m, err := r.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e, ok := m.Event.(*events.PassDone); ok {
+				got = append(got, int(e.Regions))
+			}
+		}
+		r.Close()
+		if err := s.Purge(t.Context(), id.Name(), next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
+	if !slices.Equal(got, count(total)) {
+		t.Fatal("something was lost or repeated")
+	}
+	wait(t, x, total+1)
+	if x.Full() {
+		t.Error("still called full")
+	}
+}
+
+// What is appended and not stored is bounded, and a blocked Append obeys its context.
+func TestAppendBlocksAtItsBound(t *testing.T) {
+	p := journaltest.Sites(t)
+	ensure(t, p.Primary, journal.StreamOptions{})
+	x := start(t, p.Primary, "a", func(o *journal.WriterOptions) { o.MaxPending = 4096 })
+	wait(t, x, 1)
+	p.StopPrimary()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	n := 0
+	for ; ; n++ {
+		if _, err := x.Append(ctx, numbered(n)); err != nil {
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if bytes, _ := x.Pending(); n == 0 || bytes > 4096 {
+		t.Fatalf("%d appended, %d bytes pending", n, bytes)
+	}
+	p.StartPrimary()
+	appendAll(t, x, n, n+100)
+	wait(t, x, uint64(n)+101)
+	if got := read(t, p.Primary, id.Name(), uint64(n)+101); !slices.Equal(got, count(n+100)) {
+		t.Fatal("something was lost or repeated")
+	}
+}
+
+func TestHeartbeatsOnAnIdleStream(t *testing.T) {
+	s := journaltest.One(t)
+	ensure(t, s, journal.StreamOptions{})
+	start(t, s, "a", func(o *journal.WriterOptions) { o.HeartbeatEvery = 20 * time.Millisecond })
+	eventually(t, "heartbeats are stored", func() bool {
+		tail, err := s.Tail(t.Context(), id.Name())
+		return err == nil && tail.Last > 5 && tail.Kind == events.KindHeartbeat && time.Since(tail.Header.Time) < time.Second
+	})
+}
+
+// The origin is trimmed only behind what the DR site has stored.
+func TestTrimWaitsForTheMirror(t *testing.T) {
+	p := journaltest.Sites(t)
+	ensure(t, p.Primary, journal.StreamOptions{})
+	x := start(t, p.Primary, "a")
+	appendAll(t, x, 0, 1000)
+	wait(t, x, 1001)
+	if err := x.TrimTo(t.Context(), 900); err != nil {
+		t.Fatal(err)
+	}
+	tail, err := p.Primary.Tail(t.Context(), id.Name())
+	if err != nil || tail.First != 1 {
+		t.Fatalf("trimmed to %d without a mirror: %v", tail.First, err)
+	}
+	if err := p.DR.EnsureMirror(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the origin is trimmed to the margin", func() bool {
+		if err := x.TrimTo(t.Context(), 900); err != nil {
+			t.Fatal(err)
+		}
+		tail, err := p.Primary.Tail(t.Context(), id.Name())
+		return err == nil && tail.First == 901
+	})
+	if got := read(t, p.DR, id.Mirror(1), 1001); !slices.Equal(got, count(1000)) {
+		t.Fatal("the mirror lacks something")
+	}
+}
