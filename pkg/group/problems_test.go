@@ -42,9 +42,9 @@ var edits = []edit{
 	}},
 	{"out of range", "", "  journal: {maxBytes: 1Mi, margin: 59s, replicas: 6}\n" +
 		"  capture: {memory: 1Mi, frameBytes: 512Ki, linger: 0s, compression: zip, seedRate: 1}\n" +
-		"  barriers: {interval: 1ms, holdLimit: 1m, voteTimeout: 1s}\n  recovery: {retention: 1s, directory: here}\n", []string{
+		"  barriers: {interval: 100us, holdLimit: 1m, voteTimeout: 1s}\n  recovery: {retention: 1s, directory: here}\n", []string{
 		"spec.barriers.holdLimit: must be from 10ms to 10s, is 1m0s",
-		"spec.barriers.interval: must be from 10ms to 1h0m0s, is 1ms",
+		"spec.barriers.interval: must be from 1ms to 1h0m0s, is 100µs",
 		"spec.barriers.voteTimeout: must be at least holdLimit (1m0s), is 1s",
 		`spec.capture.compression: must be s2 or none, is "zip"`,
 		"spec.capture.frameBytes: must be from 4Ki to 256Ki, is 512Ki",

@@ -71,7 +71,7 @@ func (v *validator) group(g *Group) {
 		inRange(v, "spec.capture.seedRate", c.SeedRate, 64<<10, 1<<40)
 	}
 
-	inRange(v, "spec.barriers.interval", b.Interval, Duration(10*time.Millisecond), Duration(time.Hour))
+	inRange(v, "spec.barriers.interval", b.Interval, Duration(time.Millisecond), Duration(time.Hour))
 	inRange(v, "spec.barriers.holdLimit", b.HoldLimit, Duration(10*time.Millisecond), Duration(10*time.Second))
 	inRange(v, "spec.barriers.voteTimeout", b.VoteTimeout, Duration(100*time.Millisecond), Duration(10*time.Minute))
 	if b.VoteTimeout < b.HoldLimit {
