@@ -4,11 +4,11 @@
 // The volume has three slots of a fixed place and capacity: the main database, its rollback
 // journal and its write-ahead log. Each slot has a header sector that tells whether the slot's file
 // exists and how long it is. A crash at any write leaves what a journaling file system would: a
-// slot's length never covers content that was not written before it, a deleted file never comes back,
+// slot's length never covers content that was not durable before it, a deleted file never comes back,
 // and what was synced stays. Both of SQLite's journal modes rely on just that.
 //
 // The write-ahead log works without shared memory, that is with PRAGMA locking_mode=EXCLUSIVE;
-// Open sets it. A volume must be opened once only at a time.
+// Open sets it where it is needed. A volume must be opened once only at a time.
 package sqlitevol
 
 import (
@@ -101,7 +101,15 @@ func Open(v *Volume, name, journal string) (*sqlite3.Conn, func(), error) {
 		forget()
 		return nil, nil, fmt.Errorf("open database on %s: %w", name, err)
 	}
-	pragmas := "PRAGMA locking_mode=EXCLUSIVE; PRAGMA temp_store=MEMORY; PRAGMA synchronous=FULL;"
+	pragmas := "PRAGMA temp_store=MEMORY; PRAGMA synchronous=FULL;"
+	wal, err := v.wal()
+	if err != nil {
+		forget()
+		return nil, nil, errors.Join(fmt.Errorf("open database on %s: %w", name, err), conn.Close())
+	}
+	if wal || strings.EqualFold(journal, "wal") {
+		pragmas = "PRAGMA locking_mode=EXCLUSIVE;" + pragmas // before anything looks at the log
+	}
 	if journal != "" {
 		pragmas += "PRAGMA journal_mode=" + journal + ";"
 	}
@@ -110,6 +118,20 @@ func Open(v *Volume, name, journal string) (*sqlite3.Conn, func(), error) {
 		return nil, nil, errors.Join(fmt.Errorf("set up database on %s: %w", name, err), conn.Close())
 	}
 	return conn, forget, nil
+}
+
+// wal tells whether the database is in write-ahead log mode, by the format number in its header.
+func (v *Volume) wal() (bool, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := v.slots[0]
+	const writeVersion = 18
+	if s.length <= writeVersion {
+		return false, nil
+	}
+	var b [1]byte
+	_, err := v.dev.ReadAt(b[:], s.from+writeVersion)
+	return b[0] == 2, err
 }
 
 // Open implements vfs.VFS.
@@ -258,6 +280,9 @@ func (f *file) Close() error {
 	case f.deleteOnClose && f.slot.exists:
 		return f.slot.remove()
 	case f.slot.dirty:
+		if err := f.slot.vol.dev.Flush(); err != nil {
+			return err
+		}
 		return f.slot.store()
 	}
 	return nil
@@ -314,11 +339,15 @@ func (f *file) Truncate(size int64) error {
 	return f.slot.store()
 }
 
-// Sync implements vfs.File: content first, then the length that covers it, then both durable.
+// Sync implements vfs.File. Content is durable before the length that covers it is: otherwise a
+// power cut could make what an earlier file left in the slot, a whole journal say, part of this one.
 func (f *file) Sync(vfs.SyncFlag) error {
 	f.slot.vol.mu.Lock()
 	defer f.slot.vol.mu.Unlock()
 	if f.slot.dirty {
+		if err := f.slot.vol.dev.Flush(); err != nil {
+			return err
+		}
 		if err := f.slot.store(); err != nil {
 			return err
 		}
