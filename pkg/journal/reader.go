@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -14,6 +15,9 @@ import (
 
 // readAhead is how many messages a Reader holds before they are asked for: at most 16 MiB.
 const readAhead = 32
+
+// msgSize is the header that carries the size of a message delivered without its content.
+const msgSize = "Nats-Msg-Size"
 
 // Message is one event of a stream.
 type Message struct {
@@ -207,4 +211,45 @@ func (s *Site) Tail(ctx context.Context, name string) (Tail, error) {
 		return Tail{}, err
 	}
 	return t, nil
+}
+
+// Bytes returns how many bytes the messages from sequence from to sequence to have, headers of NATS left out. It
+// reads sizes, not messages.
+func (s *Site) Bytes(ctx context.Context, name string, from, to uint64) (uint64, error) {
+	if from > to {
+		return 0, nil
+	}
+	c, err := s.js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, HeadersOnly: true,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read sizes of stream %s: %w", name, err)
+	}
+	msgs, err := c.Messages()
+	if err != nil {
+		return 0, fmt.Errorf("read sizes of stream %s: %w", name, err)
+	}
+	defer msgs.Stop()
+	total := uint64(0)
+	for {
+		m, err := msgs.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return 0, fmt.Errorf("read sizes of stream %s: %w", name, err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return 0, fmt.Errorf("read sizes of stream %s: %w", name, err)
+		}
+		if meta.Sequence.Stream > to {
+			return total, nil
+		}
+		n, err := strconv.ParseUint(m.Headers().Get(msgSize), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read sizes of stream %s: message %d: %w", name, meta.Sequence.Stream, err)
+		}
+		total += n
+		if meta.Sequence.Stream == to {
+			return total, nil
+		}
+	}
 }

@@ -231,3 +231,30 @@ func write(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+// Sizes are read without the messages, and only of the range asked for.
+func TestBytesOfARange(t *testing.T) {
+	s := journaltest.One(t)
+	ensure(t, s, journal.StreamOptions{})
+	x := start(t, s, "a")
+	appendAll(t, x, 0, 100)
+	wait(t, x, 101)
+	r, err := s.OpenReader(t.Context(), id.Name(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	want := uint64(0)
+	for range 50 {
+		m, err := r.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Seq > 10 {
+			want += uint64(m.Size)
+		}
+	}
+	if got, err := s.Bytes(t.Context(), id.Name(), 11, 50); err != nil || got != want {
+		t.Errorf("%d bytes, want %d: %v", got, want, err)
+	}
+}
