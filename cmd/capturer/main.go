@@ -1,0 +1,66 @@
+// Command capturer serves volumes of one protection group over NBD and records what is written to
+// them in the group's streams.
+//
+// It runs at the primary site, next to the volumes' backing devices; each volume of the group's document
+// names the capturer that serves it. A second capturer that takes a volume over fences the
+// first one, which answers EIO from then on and ends with exit code 3. On SIGTERM it closes
+// its fronts, waits until everything acknowledged is stored in the journal, and ends with exit code 0.
+package main
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/farshore/farshore/cmd/internal/daemon"
+	"github.com/farshore/farshore/pkg/group"
+)
+
+func main() { daemon.Main(command()) }
+
+func command() *cobra.Command {
+	var name string
+	return daemon.Command(daemon.Spec{
+		Use:   "capturer",
+		Short: "Serve volumes over NBD and record what is written to them",
+		Long: `Capturer serves the volumes whose "capturer" in the document is its name, each at its "listen" address, and records every write
+in the volume's stream at the primary site. Run it where the volumes' files or block devices are. It locks them, so that no second
+capturer can serve one at the same time. After each start it sends the whole volume once, beside what is written
+meanwhile; until that is done the volume takes no part in barriers.`,
+		Flags: func(f *pflag.FlagSet) {
+			f.StringVar(&name, "name", "", "the `NAME` by which volumes in the document refer to this capturer")
+		},
+		Instance: func() string { return name },
+		Run: func(ctx context.Context, env *daemon.Env) error {
+			volumes, err := volumesOf(env.Group, name)
+			if err != nil {
+				return err
+			}
+			return (&capturer{env: env, volumes: volumes, writer: identity(name)}).run(ctx)
+		},
+	})
+}
+
+func volumesOf(g *group.Group, name string) ([]group.Volume, error) {
+	if name == "" {
+		return nil, daemon.Usagef("name this capturer with --name or FARSHORE_NAME")
+	}
+	volumes := g.VolumesOf(name)
+	if len(volumes) == 0 {
+		return nil, daemon.Usagef("no volume of group %s has the capturer %q", g.Metadata.Name, name)
+	}
+	return volumes, nil
+}
+
+// identity is unique for each start of a process.
+func identity(name string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return name + "@" + host + "/" + strconv.Itoa(os.Getpid()) + "/" + strconv.FormatInt(time.Now().UnixNano(), 36)
+}
