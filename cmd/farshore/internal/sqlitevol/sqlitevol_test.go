@@ -17,12 +17,6 @@ import (
 
 const size = 4 << 20
 
-// plain is a device on a plain file.
-type plain struct{ *os.File }
-
-func (p plain) Flush() error { return p.Sync() }
-func (p plain) Size() int64  { return size }
-
 // open opens the database of a device; the connection is closed with the test, or before it by the caller.
 func open(t *testing.T, dev sqlitevol.Device, journal string) *sqlite3.Conn {
 	t.Helper()
@@ -72,16 +66,17 @@ func rows(t *testing.T, conn *sqlite3.Conn, query string) []string {
 func TestDatabaseOnPlainFile(t *testing.T) {
 	for _, journal := range []string{"wal", "delete", "truncate", "persist"} {
 		t.Run(journal, func(t *testing.T) {
-			f, err := os.Create(filepath.Join(t.TempDir(), "volume"))
+			path := filepath.Join(t.TempDir(), "volume")
+			if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f, err := sqlitevol.OpenFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			if err := f.Truncate(size); err != nil {
-				t.Fatal(err)
-			}
 			t.Run("write", func(t *testing.T) {
-				conn := open(t, plain{f}, journal)
+				conn := open(t, f, journal)
 				if got := rows(t, conn, "PRAGMA journal_mode"); got[0] != journal {
 					t.Fatalf("journal mode is %q, want %q", got[0], journal)
 				}
@@ -93,7 +88,7 @@ func TestDatabaseOnPlainFile(t *testing.T) {
 				run(t, conn, "VACUUM")
 			})
 			t.Run("read", func(t *testing.T) {
-				conn := open(t, plain{f}, "")
+				conn := open(t, f, "")
 				if got := rows(t, conn, "SELECT count(*) FROM t"); got[0] != "25" {
 					t.Errorf("%s rows, want 25", got[0])
 				}
