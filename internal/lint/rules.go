@@ -122,10 +122,30 @@ func exportedReceiver(f *ast.FuncDecl) bool {
 	}
 }
 
-// sleeps: a test that sleeps is slow or flaky, and a program that does can't be cancelled meanwhile.
+// sleeps: a test that sleeps for a while is slow or flaky, and a program that does can't be cancelled
+// meanwhile. A test may sleep between two looks at a condition, and where the time is
+// testing/synctest's.
 func sleeps(s *source) []string {
-	return calls(s, "time", func(name string, _ *ast.CallExpr) string {
-		if name == "Sleep" {
+	if s.test() && slices.Contains(s.imports(), "testing/synctest") {
+		return nil
+	}
+	polls := make(map[*ast.CallExpr]bool)
+	if s.test() {
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if loop, ok := n.(*ast.ForStmt); ok {
+				ast.Inspect(loop, func(n ast.Node) bool {
+					call, ok := n.(*ast.CallExpr)
+					if ok {
+						polls[call] = true
+					}
+					return true
+				})
+			}
+			return true
+		})
+	}
+	return calls(s, "time", func(name string, call *ast.CallExpr) string {
+		if name == "Sleep" && !polls[call] {
 			return "time.Sleep: wait for a condition, or for a timer and the context"
 		}
 		return ""
