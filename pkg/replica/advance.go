@@ -1,0 +1,217 @@
+package replica
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
+)
+
+// step is one volume's part of an Advance.
+type step struct {
+	v     *volume
+	entry events.VectorEntry
+	iv    *interval
+}
+
+// Advance brings the set to commit c, which is later than the one it is at. Where the journal does
+// not reach c yet it waits, with nothing written.
+//
+// An error before the target is recorded leaves the replicas as they were. A later one leaves them in
+// between, recorded as Checkpoint().Applying: an Advance to that commit or a later one makes them
+// whole. An error that Damage knows will not go away by itself; one that wraps syscall.ENOSPC does
+// when there is room.
+func (s *Set) Advance(ctx context.Context, src Source, c *events.Commit) error {
+	s.advancing.Lock()
+	defer s.advancing.Unlock()
+	cp := s.Checkpoint()
+	if c.Token.Barrier == cp.Commit.Barrier && cp.Applying == nil {
+		return nil
+	}
+	if err := later(&cp, c); err != nil {
+		return err
+	}
+	steps, err := s.steps(c)
+	defer unlock(steps)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, st := range steps {
+			if st.iv != nil {
+				st.iv.drop(&s.memory)
+			}
+		}
+	}()
+	if err := s.prepare(ctx, src, c, steps); err != nil {
+		return err
+	}
+	target := CommitOf(c)
+	if err := s.record(func(cp *Checkpoint) { cp.Applying = &target }); err != nil {
+		return err
+	}
+	if err := s.apply(ctx, src, c, steps, cp.Applying == nil); err != nil {
+		for _, st := range steps {
+			s.reset(st.v)
+		}
+		return err
+	}
+	return s.finish(c, steps)
+}
+
+func later(cp *Checkpoint, c *events.Commit) error {
+	if c.Token.Barrier <= cp.Commit.Barrier || c.Token.Barrier < cp.Floor() {
+		return fmt.Errorf("advance from barrier %d to %d: %w", cp.Floor(), c.Token.Barrier, ErrRewind)
+	}
+	return nil
+}
+
+// steps locks the volumes of the commit's vector and checks that it lies ahead of each. It returns
+// what it locked with an error, too.
+func (s *Set) steps(c *events.Commit) ([]*step, error) {
+	vector := slices.Clone(c.Vector)
+	slices.SortFunc(vector, func(a, b events.VectorEntry) int { return cmp.Compare(a.Volume, b.Volume) })
+	var steps []*step
+	for i, entry := range vector {
+		if i > 0 && vector[i-1].Volume == entry.Volume {
+			return steps, fmt.Errorf("commit of barrier %d names volume %s twice", c.Token.Barrier, entry.Volume)
+		}
+		v := s.volume(entry.Volume)
+		v.mu.Lock()
+		steps = append(steps, &step{v: v, entry: entry})
+		if v.now.Seq == 0 {
+			v.now.Generation = entry.Position.Generation
+		}
+		if v.now.Generation != entry.Position.Generation {
+			return steps, &VolumeError{entry.Volume, fmt.Errorf("%w: the commit is in generation %d, the replica in %d",
+				ErrForeign, entry.Position.Generation, v.now.Generation)}
+		}
+		if v.now.Seq > entry.Position.Seq {
+			return steps, &VolumeError{entry.Volume, fmt.Errorf("the commit is at sequence %d, the replica at %d: %w",
+				entry.Position.Seq, v.now.Seq, ErrRewind)}
+		}
+	}
+	return steps, nil
+}
+
+func unlock(steps []*step) {
+	for _, st := range steps {
+		st.v.mu.Unlock()
+	}
+}
+
+// each runs f for every step in parallel; the first error cancels the others.
+func each(ctx context.Context, steps []*step, f func(context.Context, *step) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, st := range steps {
+		g.Go(func() error {
+			if err := f(ctx, st); err != nil {
+				return &VolumeError{st.v.name, err}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// prepare reads and verifies every interval, then makes room for all of them. It changes no content.
+func (s *Set) prepare(ctx context.Context, src Source, c *events.Commit, steps []*step) error {
+	err := each(ctx, steps, func(ctx context.Context, st *step) (err error) {
+		st.iv, err = s.readInterval(ctx, src, st.v.name, st.v.now, st.entry.Position.Seq, c.Token)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("prepare barrier %d: %w", c.Token.Barrier, err)
+	}
+	err = each(ctx, steps, func(_ context.Context, st *step) error {
+		size := st.v.now.Size
+		if st.v.now.Seq == 0 {
+			size = st.iv.to.Size
+		}
+		if err := s.openVolume(st.v, size); err != nil {
+			return err
+		}
+		if st.iv.to.Size > st.v.target.Size() {
+			// What a replica has behind its volume's end is no content.
+			if err := st.v.target.Resize(st.iv.to.Size); err != nil {
+				return fmt.Errorf("grow to %d bytes: %w", st.iv.to.Size, err)
+			}
+		}
+		return st.v.target.Reserve(st.iv.writes.merge())
+	})
+	if err != nil {
+		return fmt.Errorf("make room for barrier %d: %w", c.Token.Barrier, err)
+	}
+	return nil
+}
+
+// apply writes the intervals and makes them durable.
+func (s *Set) apply(ctx context.Context, src Source, c *events.Commit, steps []*step, first bool) error {
+	err := each(ctx, steps, func(ctx context.Context, st *step) error {
+		compare := first && st.v.whole
+		st.v.whole = false
+		if err := s.applyInterval(ctx, src, st.v.name, st.v, st.iv, c.Token, compare); err != nil {
+			return err
+		}
+		return st.v.target.Sync()
+	})
+	if err != nil {
+		return fmt.Errorf("apply barrier %d: %w", c.Token.Barrier, err)
+	}
+	return nil
+}
+
+// finish records that the set is at c. Where that fails the data is there nevertheless, and is
+// written again.
+func (s *Set) finish(c *events.Commit, steps []*step) error {
+	err := s.record(func(cp *Checkpoint) {
+		cp.Commit, cp.Applying = CommitOf(c), nil
+		for name, v := range cp.Volumes {
+			if v.State == Member {
+				v.State = Left
+				cp.Volumes[name] = v
+			}
+		}
+		for _, st := range steps {
+			v := st.iv.to
+			v.State = Member
+			cp.Volumes[st.v.name] = v
+		}
+	})
+	for _, st := range steps {
+		s.reset(st.v)
+		st.v.whole = err == nil
+	}
+	if err != nil {
+		return err
+	}
+	s.markLeft()
+	return nil
+}
+
+// markLeft takes over what finish decided about volumes outside of the vector.
+func (s *Set) markLeft() {
+	s.mu.Lock()
+	var left []*volume
+	for name, v := range s.cp.Volumes {
+		if v.State == Left {
+			left = append(left, s.volumes[name])
+		}
+	}
+	s.mu.Unlock()
+	for _, v := range left {
+		v.mu.Lock()
+		v.now.State = Left
+		v.mu.Unlock()
+	}
+}
+
+// id returns the stream of a volume.
+func (s *Set) id(name string, generation uint32) journal.StreamID {
+	return journal.StreamID{Group: s.o.Group, Part: name, Generation: generation}
+}

@@ -1,0 +1,127 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// BaseDir returns where the group directory dir has its base: the set that replays of points start from whose
+// beginning was trimmed from the mirrors.
+func BaseDir(dir string) string { return filepath.Join(dir, "base") }
+
+// HoldBase keeps the base at dir, and with it the beginning of the mirrors, from being advanced
+// until the result is closed. Several may hold it at once. ErrLocked means that it is being advanced.
+func HoldBase(dir string) (io.Closer, error) {
+	base := BaseDir(dir)
+	if err := (OS{}).MkdirAll(base); err != nil {
+		return nil, fmt.Errorf("hold base: %w", err)
+	}
+	return flock(filepath.Join(base, lockFile), unix.LOCK_SH)
+}
+
+// Clone makes a set at to that holds what the set at from holds, with an identity of its own. Nobody
+// may write from meanwhile. Files share their blocks where the file system can do that (reflink);
+// elsewhere the data is copied and holes stay holes. copied, which may be nil, is told of the bytes that
+// were copied. A crash leaves no checkpoint at to.
+func Clone(ctx context.Context, from, to string, copied func(bytes int64)) error {
+	cp, err := ReadCheckpoint(from)
+	if err != nil {
+		return fmt.Errorf("clone set %s: %w", from, err)
+	}
+	if err := (OS{}).MkdirAll(filepath.Join(to, volumesDir)); err != nil {
+		return fmt.Errorf("clone set to %s: %w", to, err)
+	}
+	cp.Replica = uuid.NewString()
+	for name, v := range cp.Volumes {
+		if v.Seq == 0 {
+			continue // blank: there is no replica yet
+		}
+		source := VolumePath(from, name)
+		if v.Device != "" {
+			source = v.Device
+		}
+		target := VolumePath(to, name)
+		if err := cloneFile(ctx, source, target, v.Size, copied); err != nil {
+			return fmt.Errorf("clone volume %s: %w", name, err)
+		}
+		v.Device = ""
+		cp.Volumes[name] = v
+		id := identity{Replica: cp.Replica, Volume: name}
+		if err := writeIdentity(OS{}, filepath.Join(to, volumesDir, name+".json"), id); err != nil {
+			return fmt.Errorf("clone volume %s: %w", name, err)
+		}
+	}
+	return writeCheckpoint(OS{}, to, &cp)
+}
+
+func cloneFile(ctx context.Context, source, target string, size int64, copied func(int64)) (err error) {
+	in, err := os.Open(source)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(target, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o640)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) != nil {
+		if err := copyData(ctx, in, out, size, copied); err != nil {
+			return err
+		}
+	}
+	if err := out.Truncate(size); err != nil {
+		return err
+	}
+	return out.Sync()
+}
+
+// copyData copies what is not a hole. A device that knows no holes is copied whole, zeros left out.
+func copyData(ctx context.Context, in, out *os.File, size int64, copied func(int64)) error {
+	buf := make([]byte, 1<<20)
+	for off := int64(0); off < size; {
+		data, err := unix.Seek(int(in.Fd()), off, unix.SEEK_DATA)
+		switch {
+		case errors.Is(err, unix.ENXIO):
+			return nil // nothing but a hole is left
+		case err != nil:
+			data = off
+		}
+		if off = data; off >= size {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		n, err := in.ReadAt(buf[:min(int64(len(buf)), size-off)], off)
+		if n == 0 && err != nil {
+			return err
+		}
+		if !isZero(buf[:n]) {
+			if _, err := out.WriteAt(buf[:n], off); err != nil {
+				return err
+			}
+		}
+		if copied != nil {
+			copied(int64(n))
+		}
+		off += int64(n)
+	}
+	return nil
+}
+
+func isZero(p []byte) bool {
+	for _, b := range p {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
+}

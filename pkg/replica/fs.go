@@ -1,0 +1,113 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// FS is what a Set needs of a file system for its own files, step by step, so that a test can fail
+// or crash between any two. Paths are as filepath.Join makes them.
+type FS interface {
+	// MkdirAll makes a directory and its parents; each new entry is durable.
+	MkdirAll(dir string) error
+	// ReadFile returns a file's content; a missing file is fs.ErrNotExist.
+	ReadFile(name string) ([]byte, error)
+	// Write makes or truncates a file and writes data to it. Nothing is durable yet.
+	Write(name string, data []byte) error
+	// SyncFile makes a file's content durable.
+	SyncFile(name string) error
+	// Rename replaces newName by oldName, at once or, after a crash, not at all.
+	Rename(oldName, newName string) error
+	// SyncDir makes the entries of a directory durable: files made or renamed in it.
+	SyncDir(dir string) error
+	// Lock takes an exclusive lock that ends with the process, or fails with ErrLocked.
+	Lock(name string) (io.Closer, error)
+}
+
+// OS is the real FS.
+type OS struct{}
+
+var _ FS = OS{}
+
+// MkdirAll implements FS.
+func (OS) MkdirAll(dir string) error {
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := (OS{}).MkdirAll(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return OS{}.SyncDir(parent)
+}
+
+// ReadFile implements FS.
+func (OS) ReadFile(name string) ([]byte, error) { return os.ReadFile(name) }
+
+// Write implements FS.
+func (OS) Write(name string, data []byte) error { return os.WriteFile(name, data, 0o640) }
+
+// SyncFile implements FS.
+func (OS) SyncFile(name string) error { return syncPath(name) }
+
+// Rename implements FS.
+func (OS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
+
+// SyncDir implements FS.
+func (OS) SyncDir(dir string) error { return syncPath(dir) }
+
+func syncPath(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	return errors.Join(err, f.Close())
+}
+
+// Lock implements FS with flock.
+func (OS) Lock(name string) (io.Closer, error) { return flock(name, unix.LOCK_EX) }
+
+// flock locks a file that stays behind, empty, for whoever comes next.
+func flock(name string, how int) (io.Closer, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", name, ErrLocked)
+		}
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	return f, nil
+}
+
+// replaceFile makes name hold data, durably: a crash leaves the old content or the new one.
+func replaceFile(fsys FS, name string, data []byte) error {
+	tmp := name + ".tmp"
+	if err := fsys.Write(tmp, data); err != nil {
+		return fmt.Errorf("write %s: %w", tmp, err)
+	}
+	if err := fsys.SyncFile(tmp); err != nil {
+		return fmt.Errorf("sync %s: %w", tmp, err)
+	}
+	if err := fsys.Rename(tmp, name); err != nil {
+		return fmt.Errorf("replace %s: %w", name, err)
+	}
+	if err := fsys.SyncDir(filepath.Dir(name)); err != nil {
+		return fmt.Errorf("sync directory of %s: %w", name, err)
+	}
+	return nil
+}

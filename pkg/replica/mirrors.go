@@ -1,0 +1,91 @@
+package replica
+
+import (
+	"context"
+	"sync"
+
+	"github.com/farshore/farshore/pkg/journal"
+)
+
+// Mirrors is the Source of a recovery site's mirrors. Readers that were closed at one position are kept
+// and go on from there when the next Open asks for it. A Mirrors must be closed.
+type Mirrors struct {
+	site *journal.Site
+
+	mu    sync.Mutex
+	idle  map[string]*mirrorReader // by stream
+	close bool
+}
+
+// NewMirrors returns the mirrors at site.
+func NewMirrors(site *journal.Site) *Mirrors {
+	return &Mirrors{site: site, idle: make(map[string]*mirrorReader)}
+}
+
+// MirrorName returns the name of a stream's mirror. Each stream has one incarnation so far.
+func MirrorName(id journal.StreamID) string { return id.Mirror(1) }
+
+// Name implements Source.
+func (m *Mirrors) Name(id journal.StreamID) string { return MirrorName(id) }
+
+// Open implements Source.
+func (m *Mirrors) Open(ctx context.Context, id journal.StreamID, from uint64) (Reader, error) {
+	name := MirrorName(id)
+	m.mu.Lock()
+	idle := m.idle[name]
+	delete(m.idle, name)
+	m.mu.Unlock()
+	if idle != nil {
+		if idle.next == from {
+			return idle, nil
+		}
+		idle.Reader.Close()
+	}
+	r, err := m.site.OpenReader(ctx, name, from)
+	if err != nil {
+		return nil, err
+	}
+	return &mirrorReader{Reader: r, mirrors: m, name: name, next: from}, nil
+}
+
+// Close releases the readers that are kept, and every one that is closed later.
+func (m *Mirrors) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.close = true
+	for name, r := range m.idle {
+		r.Reader.Close()
+		delete(m.idle, name)
+	}
+}
+
+// mirrorReader is a reader that goes back to its Mirrors when it is closed.
+type mirrorReader struct {
+	*journal.Reader
+	mirrors *Mirrors
+	name    string
+	next    uint64
+	failed  bool
+}
+
+// Next implements Reader.
+func (r *mirrorReader) Next(ctx context.Context) (journal.Message, error) {
+	m, err := r.Reader.Next(ctx)
+	if err != nil {
+		r.failed = true
+		return m, err
+	}
+	r.next = m.Seq + 1
+	return m, nil
+}
+
+// Close implements Reader.
+func (r *mirrorReader) Close() {
+	r.mirrors.mu.Lock()
+	defer r.mirrors.mu.Unlock()
+	if r.failed || r.mirrors.close || r.mirrors.idle[r.name] != nil {
+		r.Reader.Close()
+		return
+	}
+	r.mirrors.idle[r.name] = r
+}

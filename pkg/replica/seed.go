@@ -1,0 +1,255 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
+)
+
+// How a volume's first pass is applied: in batches that are given room together, with a
+// checkpoint after some bytes or some time.
+const (
+	seedBatch      = 8 << 20
+	seedCheckpoint = 64 << 20
+	seedInterval   = time.Second
+	seedAhead      = 16 // events read ahead
+)
+
+// Seed applies the stream of a volume that is in no commit yet as it comes, up to the end of its
+// first pass; there it waits, as Seeded, for its first commit. It returns nil once the pass is
+// complete, at once where it is already. It blocks while the pass goes on; a cancelled ctx leaves the
+// volume at a checkpoint from which the next Seed goes on.
+func (s *Set) Seed(ctx context.Context, src Source, name string, generation uint32) error {
+	v := s.volume(name)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.now.State != Joining {
+		return nil
+	}
+	if v.now.Seq == 0 {
+		v.now.Generation = generation
+	}
+	err := s.stream(ctx, src, v, until{pass: true})
+	if err != nil {
+		s.reset(v)
+		return &VolumeError{name, fmt.Errorf("seed: %w", err)}
+	}
+	return nil
+}
+
+// Fill brings a set that nobody relies on yet to commit c, applying what it reads as it reads it: a
+// blank set, or one that was copied. It is Advance without its promise: after an error the set is
+// good for another Fill to c or later, and for nothing else.
+func (s *Set) Fill(ctx context.Context, src Source, c *events.Commit) error {
+	s.advancing.Lock()
+	defer s.advancing.Unlock()
+	cp := s.Checkpoint()
+	if c.Token.Barrier == cp.Commit.Barrier && cp.Applying == nil {
+		return nil
+	}
+	if err := later(&cp, c); err != nil {
+		return err
+	}
+	steps, err := s.steps(c)
+	defer unlock(steps)
+	if err != nil {
+		return err
+	}
+	target := CommitOf(c)
+	if err := s.record(func(cp *Checkpoint) { cp.Applying = &target }); err != nil {
+		return err
+	}
+	err = each(ctx, steps, func(ctx context.Context, st *step) error {
+		if err := s.stream(ctx, src, st.v, until{seq: st.entry.Position.Seq, token: c.Token}); err != nil {
+			s.reset(st.v)
+			return err
+		}
+		st.iv = &interval{to: st.v.now}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("fill to barrier %d: %w", c.Token.Barrier, err)
+	}
+	return s.finish(c, steps)
+}
+
+// until says where stream ends: at the first end of a pass, or at a commit's mark.
+type until struct {
+	pass  bool
+	seq   uint64
+	token events.Token
+}
+
+func (u until) reached(it *item) bool {
+	if u.pass {
+		return it.pass
+	}
+	return it.seq == u.seq
+}
+
+// stream applies a volume's events as they come.
+func (s *Set) stream(ctx context.Context, src Source, v *volume, end until) error {
+	if !end.pass && v.now.Seq == end.seq {
+		return nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	items := make(chan item, seedAhead)
+	g.Go(func() error {
+		defer close(items)
+		return s.pump(ctx, src, v.name, v.now, end, items)
+	})
+	g.Go(func() error {
+		b := &batch{s: s, v: v, synced: time.Now()}
+		return b.run(ctx, items, end)
+	})
+	return g.Wait()
+}
+
+// pump reads and verifies events up to the end.
+func (s *Set) pump(ctx context.Context, src Source, name string, from Volume, end until, items chan<- item) error {
+	id := s.id(name, from.Generation)
+	check := &verifier{stream: src.Name(id), at: from}
+	r, err := src.Open(ctx, id, from.Seq+1)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for {
+		m, err := r.Next(ctx)
+		if err != nil {
+			return err
+		}
+		it, err := check.take(m, nil)
+		if err == nil && m.Seq == end.seq {
+			err = checkMark(check, m, end.token)
+		}
+		if err != nil {
+			return err
+		}
+		s.hooks.read(name, m)
+		it.after = check.at
+		select {
+		case items <- it:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if end.reached(&it) {
+			return nil
+		}
+	}
+}
+
+// batch is what was read and not yet written.
+type batch struct {
+	s      *Set
+	v      *volume
+	items  []item
+	weight int64
+
+	dirty  int64     // bytes of content since the last checkpoint
+	moved  bool      // something was written since then
+	synced time.Time // when that was
+}
+
+func (b *batch) run(ctx context.Context, items <-chan item, end until) error {
+	tick := time.NewTicker(seedInterval / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case it, ok := <-items:
+			if !ok {
+				return ctx.Err() // the reader failed and says why
+			}
+			b.items = append(b.items, it)
+			b.weight += it.weight()
+			done := end.reached(&it)
+			if done || b.weight >= seedBatch {
+				if err := b.write(); err != nil {
+					return err
+				}
+			}
+			if done {
+				return b.checkpoint(end.pass)
+			}
+		case <-tick.C:
+			if err := b.write(); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if b.dirty >= seedCheckpoint || b.moved && time.Since(b.synced) >= seedInterval {
+			if err := b.checkpoint(false); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// write gives the batch room and writes it.
+func (b *batch) write() error {
+	if len(b.items) == 0 {
+		return nil
+	}
+	last := b.items[len(b.items)-1].after
+	size := b.v.now.Size
+	if b.v.now.Seq == 0 {
+		size = last.Size
+	}
+	if err := b.s.openVolume(b.v, size); err != nil {
+		return err
+	}
+	if last.Size > b.v.target.Size() {
+		if err := b.v.target.Resize(last.Size); err != nil {
+			return fmt.Errorf("grow to %d bytes: %w", last.Size, err)
+		}
+	}
+	var writes extents
+	for i := range b.items {
+		for _, op := range ops(b.items[i].frame) {
+			if op.Kind == events.OpWrite {
+				writes.add(op.Offset, op.Length)
+			}
+		}
+	}
+	if err := b.v.target.Reserve(writes.merge()); err != nil {
+		return err
+	}
+	w := &frameWriter{target: b.v.target}
+	for i := range b.items {
+		it := &b.items[i]
+		if err := b.s.applyItem(b.v.name, w, it, b.v.whole); err != nil {
+			return err
+		}
+		b.dirty += int64(len(it.content))
+		b.moved = b.moved || it.frame != nil
+	}
+	state := b.v.now.State
+	b.v.now = last
+	b.v.now.State = state
+	b.items, b.weight = b.items[:0], 0
+	return nil
+}
+
+// checkpoint makes what was written durable and records it.
+func (b *batch) checkpoint(seeded bool) error {
+	if b.v.target == nil {
+		return errors.New("a pass ended before it began")
+	}
+	if err := b.v.target.Sync(); err != nil {
+		return err
+	}
+	if seeded {
+		b.v.now.State = Seeded
+	}
+	b.dirty, b.moved, b.synced = 0, false, time.Now()
+	return b.s.record(func(cp *Checkpoint) { cp.Volumes[b.v.name] = b.v.now })
+}
+
+var _ Reader = (*journal.Reader)(nil)
