@@ -68,7 +68,12 @@ func TestClientWithNbdkit(t *testing.T) {
 // Refusals, early replies and replies out of order.
 func TestClientWithNbdkitFilters(t *testing.T) {
 	require(t, "nbdkit")
-	socket := nbdkit(t, "--filter=error", "--filter=delay", "memory", "64M", "error-pwrite=ENOSPC", "error-pwrite-rate=100%", "delay-read=20ms")
+	t.Run("structured", func(t *testing.T) { refusals(t) })
+	t.Run("simple", func(t *testing.T) { refusals(t, "--no-sr") })
+}
+
+func refusals(t *testing.T, flags ...string) {
+	socket := nbdkit(t, append(flags, "--filter=error", "--filter=delay", "memory", "64M", "error-pwrite=ENOSPC", "error-pwrite-rate=100%", "delay-read=20ms")...)
 	c, err := nbd.Dial(t.Context(), "unix", socket, "")
 	check(t, err)
 	defer c.Close()

@@ -21,6 +21,7 @@ type call struct {
 
 	done     chan struct{} // closed when err is set
 	filling  bool          // the receiver is using data; guarded by Client.mu
+	given    bool          // given up: its reply is read past
 	err      error
 	segments []cdc.Segment
 }
@@ -85,7 +86,8 @@ func (c *Client) forget(cookie uint64) bool {
 	if !ok || q.filling {
 		return false
 	}
-	c.calls[cookie] = nil // the reply is still to come and is read past
+	// The reply is still to come.
+	c.calls[cookie] = &call{cmd: q.cmd, off: q.off, length: q.length, given: true, done: make(chan struct{})}
 	return true
 }
 
@@ -152,10 +154,8 @@ func (c *Client) receive() {
 	c.mu.Lock()
 	for cookie, q := range c.calls {
 		delete(c.calls, cookie)
-		if q != nil {
-			q.err = err
-			close(q.done)
-		}
+		q.err = err
+		close(q.done)
 	}
 	c.mu.Unlock()
 	close(c.done)
@@ -188,8 +188,7 @@ func (c *Client) reply() error {
 	return fmt.Errorf("reply with magic %#x", binary.BigEndian.Uint32(head))
 }
 
-// take finds the call a reply is for and marks it as being filled. The call is nil if it was
-// given up.
+// take finds the call a reply is for and marks it as being filled.
 func (c *Client) take(cookie uint64) (*call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -197,9 +196,7 @@ func (c *Client) take(cookie uint64) (*call, error) {
 	if !ok {
 		return nil, fmt.Errorf("reply to request %d, which is not in flight", cookie)
 	}
-	if q != nil {
-		q.filling = true
-	}
+	q.filling = true
 	return q, nil
 }
 
@@ -207,9 +204,7 @@ func (c *Client) finish(cookie uint64, q *call) {
 	c.mu.Lock()
 	delete(c.calls, cookie)
 	c.mu.Unlock()
-	if q != nil {
-		close(q.done)
-	}
+	close(q.done)
 }
 
 func (c *Client) simple(cookie uint64, e errno) error {
@@ -218,13 +213,14 @@ func (c *Client) simple(cookie uint64, e errno) error {
 		return err
 	}
 	switch {
-	case q == nil && c.export.structured:
-	case q == nil:
-		return errors.New("reply of unknown length to a read that was given up")
 	case e != ok:
 		q.fail(e, "")
 	case q.cmd == cmdRead && c.export.structured:
 		return errors.New("simple reply to a read after structured replies were agreed on")
+	case q.cmd == cmdRead && q.given:
+		if _, err := c.in.Discard(int(q.length)); err != nil {
+			return err
+		}
 	case q.cmd == cmdRead:
 		if _, err := io.ReadFull(c.in, q.data); err != nil {
 			return err

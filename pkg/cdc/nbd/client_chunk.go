@@ -21,7 +21,7 @@ func (c *Client) chunk(k chunk) error {
 	if err != nil {
 		return err
 	}
-	if q == nil || k.kind == chunkNone {
+	if q.given || k.kind == chunkNone {
 		if k.length > 2*MaxRequest {
 			return fmt.Errorf("chunk of %d bytes", k.length)
 		}
@@ -36,11 +36,9 @@ func (c *Client) chunk(k chunk) error {
 		c.finish(k.cookie, q)
 		return nil
 	}
-	if q != nil {
-		c.mu.Lock()
-		q.filling = false
-		c.mu.Unlock()
-	}
+	c.mu.Lock()
+	q.filling = false
+	c.mu.Unlock()
 	return nil
 }
 

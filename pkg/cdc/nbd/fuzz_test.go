@@ -17,6 +17,7 @@ func converse(t *testing.T, v *volume, input []byte) {
 	s.AddExport("ro", v, true)
 	a, b := net.Pipe()
 	srv := &service{Server: s, plain: true, watch: newWatch(), conns: map[*conn]struct{}{}}
+	go srv.watch.run(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -282,18 +281,40 @@ func TestBrokenRequests(t *testing.T) {
 	}
 }
 
-func TestUnframedReads(t *testing.T) {
+// DF: one chunk of data whatever the range holds, and holes as such without it.
+func TestUnfragmentedReads(t *testing.T) {
 	v := newVolume(8 << 20)
-	c := serve(t, v, Options{}).dial(t)
-	must(t, c.Write(t.Context(), []byte("data"), 1<<20))
-	// DF: one chunk, holes or not. The client would take more, so look at what is sent.
-	q := &call{cmd: cmdRead, flags: cmdFlagDF, length: 4 << 20, data: make([]byte, 4<<20)}
-	must(t, c.do(t.Context(), q))
-	if string(q.data[1<<20:][:4]) != "data" {
+	s := serve(t, v, Options{})
+	must(t, s.dial(t).Write(t.Context(), []byte("data"), 1<<20))
+	r := s.raw(t)
+	r.put(uint32(flagFixedNewstyle | flagNoZeroes))
+	r.option(optStructuredReply)
+	r.optReply()
+	r.option(optExportName, []byte("disk"))
+	if flags := binary.BigEndian.Uint16(r.take(10)[8:]); flags&flagSendDF == 0 {
+		t.Fatalf("flags %#x", flags)
+	}
+	r.request(request{cmd: cmdRead, flags: cmdFlagDF, length: 4 << 20})
+	head := r.take(chunkHeaderSize + 8)
+	if binary.BigEndian.Uint16(head[4:]) != chunkDone || binary.BigEndian.Uint16(head[6:]) != chunkOffsetData || binary.BigEndian.Uint32(head[16:]) != 8+4<<20 {
+		t.Fatalf("chunk %x", head)
+	}
+	if data := r.take(4 << 20); string(data[1<<20:][:4]) != "data" {
 		t.Fatal("the data is not there")
 	}
-	q = &call{cmd: cmdRead, flags: cmdFlagReqOne, length: 4096, data: make([]byte, 4096)}
-	if err := c.do(t.Context(), q); !errors.Is(err, syscall.EINVAL) {
-		t.Fatalf("a flag that reads don't have: %v", err)
+	r.request(request{cmd: cmdRead, length: 4 << 20})
+	sent, holes := 0, 0
+	for done := false; !done; {
+		head := r.take(chunkHeaderSize)
+		done = binary.BigEndian.Uint16(head[4:])&chunkDone != 0
+		b := r.take(int(binary.BigEndian.Uint32(head[16:])))
+		if binary.BigEndian.Uint16(head[6:]) == chunkOffsetHole {
+			holes += int(binary.BigEndian.Uint32(b[8:]))
+		} else {
+			sent += len(b) - 8
+		}
+	}
+	if sent != block || holes != 4<<20-block {
+		t.Fatalf("%d bytes of data, %d of holes", sent, holes)
 	}
 }
