@@ -15,6 +15,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replica"
@@ -46,13 +48,14 @@ type history struct {
 	group   string
 	dir     string // of the group at the DR site
 	mirrors map[journal.StreamID]journal.StreamInfo
+	holes   map[string]uint64   // by mirror: first sequence that is missing or known to be damaged
 	base    *replica.Checkpoint // nil: the history begins with blank volumes
 	commits []*events.Commit    // oldest first
 }
 
 // open reads the history of a group. dir is the group's directory at the DR site; it need not exist.
 func open(ctx context.Context, site *journal.Site, group, dir string) (*history, error) {
-	h := &history{site: site, group: group, dir: dir, mirrors: make(map[journal.StreamID]journal.StreamInfo)}
+	h := &history{site: site, group: group, dir: dir, mirrors: make(map[journal.StreamID]journal.StreamInfo), holes: make(map[string]uint64)}
 	streams, err := site.Streams(ctx, group)
 	if err != nil {
 		return nil, err
@@ -63,6 +66,11 @@ func open(ctx context.Context, site *journal.Site, group, dir string) (*history,
 			continue
 		}
 		h.mirrors[s.ID] = s
+		if s.Messages > 0 && s.Messages < s.Last-s.First+1 {
+			if err := h.findHole(ctx, s); err != nil {
+				return nil, err
+			}
+		}
 		if s.ID.Part == journal.Control && s.ID.Generation > control.ID.Generation {
 			control = s
 		}
@@ -77,8 +85,38 @@ func open(ctx context.Context, site *journal.Site, group, dir string) (*history,
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("read base: %w", err)
 	}
+	known, err := replica.KnownDamage(ctx, site, group)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range known {
+		h.damaged(d.Stream, d.Seq)
+	}
 	h.commits, err = readCommits(ctx, site, control)
 	return h, err
+}
+
+// findHole finds the first message that a mirror lacks.
+func (h *history) findHole(ctx context.Context, m journal.StreamInfo) error {
+	stream, err := h.site.JetStream().Stream(ctx, m.Name)
+	if err != nil {
+		return fmt.Errorf("look for holes in %s: %w", m.Name, err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err != nil {
+		return fmt.Errorf("look for holes in %s: %w", m.Name, err)
+	}
+	for _, seq := range info.State.Deleted {
+		h.damaged(m.Name, seq)
+	}
+	return nil
+}
+
+// damaged notes that nothing from message seq of a mirror on can be used.
+func (h *history) damaged(mirror string, seq uint64) {
+	if first, ok := h.holes[mirror]; !ok || seq < first {
+		h.holes[mirror] = seq
+	}
 }
 
 func readCommits(ctx context.Context, site *journal.Site, control journal.StreamInfo) ([]*events.Commit, error) {
@@ -93,6 +131,9 @@ func readCommits(ctx context.Context, site *journal.Site, control journal.Stream
 	var out []*events.Commit
 	for seq := control.First; seq <= control.Last; seq++ {
 		m, err := r.Next(ctx)
+		if _, _, damaged := replica.Damage(err); damaged {
+			return out, nil // what lies behind it is not known
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -118,6 +159,9 @@ func (h *history) lacks(c *events.Commit) string {
 			return fmt.Sprintf("volume %s has arrived up to %d of %d", v.Volume, m.Last, v.Position.Seq)
 		case m.First > h.start(v.Volume, v.Position.Generation):
 			return fmt.Sprintf("trimmed: volume %s begins at %d", v.Volume, m.First)
+		}
+		if hole, ok := h.holes[m.Name]; ok && hole <= v.Position.Seq && hole >= h.start(v.Volume, v.Position.Generation) {
+			return fmt.Sprintf("damaged: message %d of %s", hole, m.Name)
 		}
 	}
 	return ""

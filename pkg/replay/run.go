@@ -56,166 +56,188 @@ type Result struct {
 	Took    time.Duration `json:"took"` // nanoseconds
 }
 
-// Run recovers the target point. Every event is verified before it is applied; a damaged or missing
-// one is an error that names it, and Into then holds no recovery point. While it runs the
-// DR site trims nothing.
+// Run recovers the group at the target into new volumes. What it returns without an error is the group
+// exactly at the point's cut, durable: every event up to the marks of its commit was read, verified and
+// applied. With Latest, damage in the journal makes it recover the newest point before the damage.
+// A point that is not here any more gives a *TrimmedError. A failed run leaves o.Into as it was.
 func Run(ctx context.Context, o Options) (*Result, error) {
-	started := time.Now()
-	if err := checkEmpty(o.Into); err != nil {
-		return nil, err
+	r := &run{o: o, log: o.Log, began: time.Now()}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
 	}
-	hold, err := holdBase(ctx, o.Dir)
+	hold, err := holdBase(ctx, o.Dir, r.log)
 	if err != nil {
 		return nil, err
 	}
-	defer hold.Close()
+	defer hold()
+	if err := checkEmpty(o.Into); err != nil {
+		return nil, err
+	}
 	h, err := open(ctx, o.Site, o.Group, o.Dir)
 	if err != nil {
 		return nil, err
 	}
-	point, err := choose(h.points(), o.Target)
-	if err != nil {
-		return nil, fmt.Errorf("recover group %s: %w", o.Group, err)
-	}
-	m := &meter{total: h.estimate(point)}
-	stop := m.report(ctx, o.Progress)
-	set, err := h.restore(ctx, o, point, m)
-	stop()
-	if err != nil {
-		return nil, fmt.Errorf("recover barrier %d of group %s: %w", point.Barrier, o.Group, err)
-	}
-	defer set.Close()
-	r := &Result{Point: *point, Bytes: m.done.Load(), Took: time.Since(started)}
-	for name, v := range set.Checkpoint().Volumes {
-		if v.State == replica.Member {
-			r.Volumes = append(r.Volumes, Volume{Name: name, Path: set.Path(name), Size: v.Size})
-		}
-	}
-	sort.Slice(r.Volumes, func(i, j int) bool { return r.Volumes[i].Name < r.Volumes[j].Name })
-	return r, nil
-}
-
-func checkEmpty(dir string) error {
-	entries, err := os.ReadDir(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return fmt.Errorf("recover into %s: %w", dir, err)
-	case len(entries) > 0:
-		return fmt.Errorf("recover into %s: %w", dir, ErrNotEmpty)
-	}
-	return nil
-}
-
-// holdBase keeps the beginning of the history where it is. On a machine without the group's directory
-// there is no base to hold, and nobody here who trims.
-func holdBase(ctx context.Context, dir string) (io.Closer, error) {
-	if _, err := os.Stat(dir); err != nil {
-		return io.NopCloser(nil), nil
-	}
 	for {
-		hold, err := replica.HoldBase(dir)
-		if !errors.Is(err, replica.ErrLocked) {
-			return hold, err
-		}
-		select { // it is being advanced, which ends
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", ctx.Err(), err)
-		case <-time.After(progressEvery):
-		}
-	}
-}
-
-// restore makes the set in o.Into.
-func (h *history) restore(ctx context.Context, o Options, point *Point, m *meter) (*replica.Set, error) {
-	if h.base != nil {
-		if err := replica.Clone(ctx, replica.BaseDir(h.dir), o.Into, m.add); err != nil {
+		point, err := choose(h.points(), o.Target)
+		if err != nil {
 			return nil, err
 		}
+		result, err := r.recover(ctx, h, point)
+		if err == nil {
+			return result, nil
+		}
+		err = errors.Join(fmt.Errorf("recover %s: %w", describe(point), err), discard(o.Into))
+		stream, seq, damaged := replica.Damage(err)
+		if !damaged || o.Target != Latest {
+			return nil, err
+		}
+		r.log.Warn("the journal is damaged, going back to the newest point before it", "error", err)
+		h.damaged(stream, seq)
 	}
-	set, err := replica.Open(o.Into, replica.Options{
-		Group: o.Group, Log: o.Log,
-		Hooks: replica.Hooks{Read: func(_ string, msg journal.Message) { m.add(int64(msg.Size)) }},
-	})
+}
+
+// holdBase keeps the applier from trimming what the replay reads. Where the group's directory is not
+// on this machine nothing can be held.
+func holdBase(ctx context.Context, dir string, log *slog.Logger) (release func(), err error) {
+	if _, err := os.Stat(dir); dir == "" || errors.Is(err, fs.ErrNotExist) {
+		return func() {}, nil
+	}
+	told := false
+	for {
+		hold, err := replica.HoldBase(dir)
+		if err == nil {
+			return func() { _ = hold.Close() }, nil // closing a lock file that was only read can't lose anything
+		}
+		if !errors.Is(err, replica.ErrLocked) {
+			return nil, err
+		}
+		if !told {
+			log.Info("waiting while the applier moves its base")
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the base: %w", ctx.Err())
+		case <-time.After(lockRetry):
+		}
+	}
+}
+
+// run is one replay.
+type run struct {
+	o     Options
+	log   *slog.Logger
+	began time.Time
+	read  atomic.Uint64 // bytes of the journal
+}
+
+func (r *run) recover(ctx context.Context, h *history, point *Point) (*Result, error) {
+	r.read.Store(0)
+	meter := newMeter(r.o.Progress, *point, r.began)
+	defer meter.stop()
+	base, err := r.copyBase(ctx, h, point, meter)
 	if err != nil {
 		return nil, err
 	}
-	if err := set.Fill(ctx, h, point.commit); err != nil {
-		return nil, errors.Join(err, set.Close())
+	set, err := replica.Open(r.o.Into, replica.Options{Group: r.o.Group, Log: r.log, Hooks: replica.Hooks{
+		Read: func(_ string, m journal.Message) {
+			r.read.Add(uint64(m.Size))
+			meter.add(uint64(m.Size))
+		},
+		Mismatch: func(volume string, region replica.Extent) {
+			r.log.Error("a region differs from the hash that the capturer sent", "volume", volume, "offset", region.Offset, "length", region.Length)
+		},
+	}})
+	if err != nil {
+		return nil, err
 	}
-	return set, nil
+	meter.phase(Replaying, h.estimate(point.commit, set.Checkpoint()))
+	mirrors := replica.NewMirrors(r.o.Site)
+	err = set.Fill(ctx, mirrors, point.commit)
+	mirrors.Close()
+	result := r.result(set, point, base)
+	if err := errors.Join(err, set.Close()); err != nil {
+		return nil, err
+	}
+	meter.finish()
+	return result, nil
 }
 
-// Open implements replica.Source with the mirrors.
-func (h *history) Open(ctx context.Context, id journal.StreamID, from uint64) (replica.Reader, error) {
-	m, ok := h.mirrors[id]
-	if !ok {
-		return nil, fmt.Errorf("stream %s has no mirror here", id.Name())
+// copyBase begins Into with the nearest state there is: the replicas themselves, where no applier works on
+// them, else the base, else nothing. It returns that state's barrier.
+func (r *run) copyBase(ctx context.Context, h *history, point *Point, meter *meter) (uint64, error) {
+	from, at := "", uint64(0)
+	if h.base != nil {
+		from, at = replica.BaseDir(r.o.Dir), h.base.Commit.Barrier
 	}
-	return h.site.OpenReader(ctx, m.Name, from)
-}
-
-// estimate returns about how many bytes restoring point reads.
-func (h *history) estimate(point *Point) int64 {
-	total := int64(0)
-	for _, v := range point.commit.Vector {
-		m := h.mirrors[journal.StreamID{Group: h.group, Part: v.Volume, Generation: v.Position.Generation}]
-		if start := h.start(v.Volume, v.Position.Generation); m.Messages > 0 && v.Position.Seq >= start {
-			total += int64(float64(m.Bytes) / float64(m.Messages) * float64(v.Position.Seq-start+1))
+	if hold, err := replica.Hold(r.o.Dir); err == nil {
+		cp, err := replica.ReadCheckpoint(r.o.Dir)
+		if err == nil && cp.Floor() <= point.Barrier && cp.Commit.Barrier > at {
+			from, at = r.o.Dir, cp.Commit.Barrier
 		}
+		defer func() { _ = hold.Close() }()
 	}
-	if h.base == nil {
-		return total
+	if from == "" {
+		return 0, nil
 	}
-	for name := range h.base.Volumes {
-		if st, err := os.Stat(replica.VolumePath(replica.BaseDir(h.dir), name)); err == nil {
-			total += allocated(st)
+	cp, err := replica.ReadCheckpoint(from)
+	if err != nil {
+		return 0, err
+	}
+	total := uint64(0)
+	for _, v := range cp.Volumes {
+		total += uint64(v.Size)
+	}
+	meter.phase(Copying, total)
+	return at, replica.Clone(ctx, from, r.o.Into, func(n int64) { meter.add(uint64(n)) })
+}
+
+func (r *run) result(set *replica.Set, point *Point, base uint64) *Result {
+	cp := set.Checkpoint()
+	result := &Result{Point: *point, Bytes: r.read.Load(), Base: base, Elapsed: time.Since(r.began)}
+	for _, name := range point.Volumes {
+		v := cp.Volumes[name]
+		result.Volumes = append(result.Volumes, Volume{Name: name, UID: v.UID, Path: set.Path(name), Size: v.Size})
+	}
+	return result
+}
+
+// estimate tells how many bytes of the journal lie between a checkpoint and a commit, taking every message of
+// a stream for as large as the others.
+func (h *history) estimate(c *events.Commit, cp replica.Checkpoint) uint64 {
+	total := uint64(0)
+	for _, v := range c.Vector {
+		m := h.mirrors[journal.StreamID{Group: h.group, Part: v.Volume, Generation: v.Position.Generation}]
+		if from := cp.Volumes[v.Volume].Seq; m.Messages > 0 && v.Position.Seq > from {
+			total += uint64(float64(m.Bytes) / float64(m.Messages) * float64(v.Position.Seq-from))
 		}
 	}
 	return total
 }
 
-func allocated(st os.FileInfo) int64 {
-	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		return sys.Blocks * 512
+func checkEmpty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return st.Size()
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("replay into %s: %w", dir, ErrNotEmpty)
+	}
+	return nil
 }
 
-// meter counts what is read.
-type meter struct {
-	done  atomic.Int64
-	total int64
-}
-
-func (m *meter) add(n int64) { m.done.Add(n) }
-
-// report tells progress until the result is called.
-func (m *meter) report(ctx context.Context, tell func(Progress)) (stop func()) {
-	if tell == nil {
-		return func() {}
+// discard empties the directory that a failed attempt began to fill.
+func discard(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(progressEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				done := m.done.Load()
-				tell(Progress{Done: done, Total: max(done, m.total)})
-			}
-		}
-	}()
-	return func() {
-		cancel()
-		<-ended
-		done := m.done.Load()
-		tell(Progress{Done: done, Total: done})
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
 	}
+	return errors.Join(errs...)
 }
