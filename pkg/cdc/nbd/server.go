@@ -107,9 +107,8 @@ type service struct {
 	watch *watch
 	wg    sync.WaitGroup
 
-	mu      sync.Mutex
-	closing bool
-	conns   map[*conn]struct{}
+	mu    sync.Mutex
+	conns map[*conn]struct{}
 }
 
 // Serve accepts connections until ctx ends, closes the listener, lets the requests that are being
