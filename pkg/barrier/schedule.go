@@ -116,7 +116,7 @@ func (c *Coordinator) report(commit *events.Commit, err error) {
 	case err == nil:
 		c.absent.Store(nil)
 		if c.reported.failure != "" {
-			c.log.Info("barriers are committed again", "barrier", commit.Token.Barrier)
+			c.log.Info("barriers are committed", "barrier", commit.Token.Barrier)
 		}
 		c.reported = report{}
 		if commit.Type == events.Crash {
