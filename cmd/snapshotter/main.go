@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/farshore/farshore/cmd/internal/daemon"
@@ -22,8 +23,10 @@ import (
 
 const scope = "github.com/farshore/farshore/pkg/barrier"
 
-func main() {
-	daemon.Main(daemon.Command(daemon.Spec{
+func main() { daemon.Main(command()) }
+
+func command() *cobra.Command {
+	return daemon.Command(daemon.Spec{
 		Use:   "snapshotter",
 		Short: "Make the barriers of a protection group",
 		Long: `Snapshotter cuts all volumes of a protection group at one instant, on schedule and when "farshore mark"
@@ -32,7 +35,7 @@ Run one per group, at the primary site. A newer one takes over from an older one
 Where the document gives no URL for the primary site, snapshotter runs the site's NATS server.`,
 		Hosts: daemon.Primary,
 		Run:   run,
-	}))
+	})
 }
 
 func run(ctx context.Context, env *daemon.Env) error {
