@@ -26,6 +26,7 @@ type RequestError struct {
 	Message        string        // the server's words, if it sent any
 }
 
+// Error names the request and what the server said.
 func (e *RequestError) Error() string {
 	s := fmt.Sprintf("%s %d bytes at %d: %v", e.Op, e.Length, e.Offset, e.Errno)
 	if e.Message != "" {

@@ -260,7 +260,7 @@ func TestSlowExportIsServedConcurrently(t *testing.T) {
 		running++
 		most = max(most, running)
 		mu.Unlock()
-		time.Sleep(300 * time.Microsecond) // stands for a disk: faster than what the watch sees
+		<-time.After(300 * time.Microsecond) // stands for a disk: faster than what the watch sees
 		mu.Lock()
 		running--
 		mu.Unlock()
