@@ -26,6 +26,9 @@ func (x extents) add(off, end int64) extents {
 
 // remove takes [off, end) out of the set.
 func (x extents) remove(off, end int64) extents {
+	if off >= end {
+		return x
+	}
 	var out extents
 	for _, e := range x {
 		if e.off < off {

@@ -61,7 +61,7 @@ func (f *openFrame) rewrite(op events.Op, data []byte) bool {
 		if op.Offset < earlier.Offset+earlier.Length && earlier.Offset < op.Offset+op.Length {
 			inside := earlier.Kind == op.Kind && earlier.Offset <= op.Offset &&
 				op.Offset+op.Length <= earlier.Offset+earlier.Length
-			if inside {
+			if inside && op.Kind == events.OpWrite {
 				copy(f.content[start+int(op.Offset-earlier.Offset):], data)
 			}
 			return inside

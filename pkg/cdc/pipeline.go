@@ -324,6 +324,7 @@ func (p *pipeline) send(ctx context.Context) error {
 }
 
 func (p *pipeline) appended(it *item, seq uint64) {
+	stored := p.journal.Stored()
 	p.mu.Lock()
 	p.ready.busy = nil
 	if seq != 0 {
@@ -334,7 +335,7 @@ func (p *pipeline) appended(it *item, seq uint64) {
 	}
 	it.seq, it.event, it.buf = p.last, nil, nil
 	p.sent.push(it)
-	credit := p.settle(p.journal.Stored())
+	credit := p.settle(stored)
 	p.mu.Unlock()
 	p.share.release(credit)
 	if it.done != nil {
