@@ -80,8 +80,9 @@ func open(ctx context.Context, site *journal.Site, group, dir string) (*history,
 	}
 	base, err := replica.ReadCheckpoint(replica.BaseDir(dir))
 	switch {
-	case err == nil:
+	case err == nil && base.Commit.Barrier > 0: // else the applier is making its first one, and nothing was trimmed yet
 		h.base = &base
+	case err == nil:
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("read base: %w", err)
 	}

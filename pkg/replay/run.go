@@ -4,57 +4,72 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
-	"sort"
+	"path/filepath"
 	"sync/atomic"
-	"syscall"
 	"time"
 
+	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replica"
 )
 
-// ErrNotEmpty means that the directory to recover into holds something.
-var ErrNotEmpty = errors.New("the directory is not empty: name a new one, nothing is overwritten")
+// lockRetry is how often a base that is being moved is asked for.
+const lockRetry = 200 * time.Millisecond
 
-// progressEvery is how often Progress is told.
-const progressEvery = 200 * time.Millisecond
+// Options shape a Run.
+type Options struct {
+	Site   *journal.Site // DR site
+	Group  string
+	Dir    string // of the group at the DR site, for its base; it need not exist
+	Target string // an RFC 3339 time, a barrier's number, a label, or Latest
+	Into   string // directory to fill; it must be empty or not exist
 
-// Progress is how far a replay has come, in bytes of journal and of base. Total is an estimate from
-// the number of messages; at the end Done equals it.
-type Progress struct {
-	Done, Total int64
+	// Progress is called about four times a second, and once at the end. Nil: not called.
+	Progress func(Progress)
+	Log      *slog.Logger // nil: silent
 }
 
-// Options tell what to recover, and where to.
-type Options struct {
-	Site   *journal.Site // the DR site
-	Group  string
-	Dir    string // the group's directory at the DR site; need not exist
-	Target string // Latest, a time in RFC 3339, a barrier's number, or a label
-	Into   string // a directory that is empty or doesn't exist
+// Phase is a part of a replay.
+type Phase string
 
-	Progress func(Progress) // nil: nobody wants to know; called from one goroutine at a time
-	Log      *slog.Logger   // nil: silent
+// The phases.
+const (
+	Copying   Phase = "copying"   // the base
+	Replaying Phase = "replaying" // the journal behind it
+)
+
+// Progress is how far a replay has come.
+type Progress struct {
+	Phase   Phase
+	Point   Point         // that is recovered
+	Bytes   uint64        // done in this phase
+	Total   uint64        // of this phase; an estimate while the base is copied
+	Rate    float64       // bytes per second, over the last seconds
+	Elapsed time.Duration // since the replay began
 }
 
 // Volume is one recovered volume.
 type Volume struct {
 	Name string `json:"name"`
-	Path string `json:"path"`
+	UID  string `json:"uid"`
+	Path string `json:"path"` // of its image
 	Size int64  `json:"size"` // bytes
 }
 
-// Result is what was recovered.
+// Result is what a replay made.
 type Result struct {
 	Point   Point         `json:"point"`
-	Volumes []Volume      `json:"volumes"`
-	Bytes   int64         `json:"read"` // of journal and base
-	Took    time.Duration `json:"took"` // nanoseconds
+	Volumes []Volume      `json:"volumes"` // by name
+	Bytes   uint64        `json:"bytes"`   // of the journal that was read
+	Base    uint64        `json:"base"`    // barrier of the base it began from; 0: blank volumes
+	Elapsed time.Duration `json:"elapsed"`
 }
+
+// ErrNotEmpty is a directory to fill that holds something.
+var ErrNotEmpty = errors.New("the directory is not empty: name a new one")
 
 // Run recovers the group at the target into new volumes. What it returns without an error is the group
 // exactly at the point's cut, durable: every event up to the marks of its commit was read, verified and

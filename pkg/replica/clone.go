@@ -26,6 +26,15 @@ func HoldBase(dir string) (io.Closer, error) {
 	return flock(filepath.Join(base, lockFile), unix.LOCK_SH)
 }
 
+// Hold keeps the set at dir from being opened, and so from changing, until the result is closed.
+// Several may hold it at once. A set that is open gives ErrLocked; a directory without one, fs.ErrNotExist.
+func Hold(dir string) (io.Closer, error) {
+	if _, err := os.Stat(filepath.Join(dir, CheckpointFile)); err != nil {
+		return nil, err
+	}
+	return flock(filepath.Join(dir, lockFile), unix.LOCK_SH)
+}
+
 // Clone makes a set at to that holds what the set at from holds, with an identity of its own. Nobody
 // may write from meanwhile. Files share their blocks where the file system can do that (reflink);
 // elsewhere the data is copied and holes stay holes. copied, which may be nil, is told of the bytes that
