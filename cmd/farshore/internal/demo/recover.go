@@ -1,0 +1,70 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/farshore/farshore/cmd/farshore/internal/bank"
+	"github.com/farshore/farshore/pkg/replay"
+)
+
+// recovered is a point, brought back and looked at.
+type recovered struct {
+	target   string
+	point    replay.Point
+	bytes    uint64        // of the journal
+	replay   time.Duration // from the command's start to its end
+	open     time.Duration // until both databases are open: their own recovery
+	contents bank.Contents
+	checks   []bank.Check
+}
+
+// recover replays a point with the real command, opens both databases in the volumes and checks them.
+func (s *sites) recover(ctx context.Context, stderr io.Writer, target string, plan bank.Plan, log *bank.Log) (*recovered, error) {
+	into := filepath.Join(s.dir, "recovered", target)
+	begun := time.Now()
+	out, err := s.nursery.output(ctx, stderr, "farshore replay", filepath.Join(s.bin, "farshore"),
+		"replay", "--group", s.document, "--to", target, "--into", into, "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	r := &recovered{target: target, replay: time.Since(begun)}
+	var result replay.Result
+	if err := json.Unmarshal(out, &result); err != nil {
+		return nil, fmt.Errorf("decode the result of farshore replay: %w", err)
+	}
+	r.point, r.bytes = result.Point, result.Bytes
+	begun = time.Now()
+	databases := make(map[string]*database)
+	defer func() {
+		for _, db := range databases {
+			db.close()
+		}
+	}()
+	for _, v := range result.Volumes {
+		db, err := openRecovered(v.Path, target+"-"+v.Name)
+		if err != nil {
+			// A volume that holds no database is what the checks are for.
+			r.checks = append(r.checks, bank.Check{Name: v.Name + ": opens", Detail: err.Error()})
+			return r, nil
+		}
+		databases[v.Name] = db
+	}
+	r.open = time.Since(begun)
+	if databases[ledger] == nil || databases[settlement] == nil {
+		r.checks = append(r.checks, bank.Check{Name: "both volumes are there", Detail: fmt.Sprintf("%d volumes", len(result.Volumes))})
+		return r, nil
+	}
+	r.contents, r.checks = bank.Inspect(plan, databases[ledger].Conn, databases[settlement].Conn)
+	r.checks = append(r.checks, r.contents.AtTime(log, r.point.Time)...)
+	return r, nil
+}
+
+// check adds a check to those of a recovered point.
+func (r *recovered) check(name string, ok bool, format string, args ...any) {
+	r.checks = append(r.checks, bank.Check{Name: name, OK: ok, Detail: fmt.Sprintf(format, args...)})
+}

@@ -1,0 +1,71 @@
+package demo
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/farshore/farshore/cmd/farshore/internal/bank"
+	"github.com/farshore/farshore/cmd/farshore/internal/human"
+)
+
+// report is what the demo found.
+type report struct {
+	seed       uint64
+	load       time.Duration
+	transfers  int64
+	rpo, holds []time.Duration // sorted
+	loss       bank.Loss
+	disaster   time.Time
+	points     []*recovered // the newest first
+}
+
+// failed counts the checks that failed, and all.
+func (r *report) failed() (failed, all int) {
+	for _, p := range r.points {
+		for _, c := range p.checks {
+			if all++; !c.OK {
+				failed++
+			}
+		}
+	}
+	return failed, all
+}
+
+func (r *report) String() string {
+	var b strings.Builder
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "  %-18s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	b.WriteString("\nMeasured\n")
+	row("load", "%s transfers in %s, seed %d", human.Count(r.transfers), human.Duration(r.load), r.seed)
+	row("recoverable RPO", "p50 %s   p99 %s", human.Duration(percentile(r.rpo, 50)), human.Duration(percentile(r.rpo, 99)))
+	newest := r.points[0]
+	row("really lost", "%s debits and %s credits, all acknowledged within %s", human.Count(r.loss.Debits), human.Count(r.loss.Credits), human.Duration(r.loss.Span))
+	row("", "the newest recovery point is %s older than the disaster", human.Duration(r.disaster.Sub(newest.point.Time)))
+	row("barrier hold", "p50 %s   p99 %s   (%d barriers)", human.Duration(percentile(r.holds, 50)), human.Duration(percentile(r.holds, 99)), len(r.holds))
+	for i, p := range r.points {
+		name := ""
+		if i == 0 {
+			name = "recovery time"
+		}
+		row(name, "%s to %s: %s of journal, then %s until the databases are open", human.Duration(p.replay), p.target, human.Bytes(int64(p.bytes)), human.Duration(p.open))
+	}
+	for _, p := range r.points {
+		fmt.Fprintf(&b, "\nRecovered %s: barrier %d of %s\n", p.target, p.point.Barrier, p.point.Time.Local().Format("15:04:05.000000"))
+		for _, c := range p.checks {
+			sign := "✓"
+			if !c.OK {
+				sign = "✗"
+			}
+			fmt.Fprintf(&b, "  %s %-46s %s\n", sign, c.Name, c.Detail)
+		}
+	}
+	failed, all := r.failed()
+	if failed == 0 {
+		fmt.Fprintf(&b, "\nAll %d checks hold.\n", all)
+	} else {
+		fmt.Fprintf(&b, "\n%d of %d checks failed.\n", failed, all)
+	}
+	return b.String()
+}

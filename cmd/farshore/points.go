@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/farshore/farshore/cmd/farshore/internal/human"
+	"github.com/farshore/farshore/cmd/internal/daemon"
+	"github.com/farshore/farshore/pkg/group"
+	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/replay"
+)
+
+func pointsCommand() *cobra.Command {
+	var r reach
+	var f format
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "points",
+		Short: "List the recovery points: time, kind, label, size, volumes",
+		Long: `Points lists the recovery points that the DR site holds, oldest first: the newest ones and every labelled one.
+The size is what the journal gained since the point before.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			asJSON, err := f.json()
+			if err != nil {
+				return err
+			}
+			if limit < 0 {
+				return daemon.Usagef("--limit must not be negative")
+			}
+			g, err := r.load()
+			if err != nil {
+				return err
+			}
+			site, err := r.site(cmd.Context(), g, daemon.DR)
+			if err != nil {
+				return err
+			}
+			defer site.Close()
+			points, err := listPoints(cmd.Context(), site, g, limit)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), points)
+			}
+			return printPoints(cmd.OutOrStdout(), points)
+		},
+	}
+	r.register(cmd.Flags())
+	f.register(cmd)
+	cmd.Flags().IntVar(&limit, "limit", 20, "list the newest `N` points and all labelled ones; 0: all")
+	return cmd
+}
+
+// directory is the group's directory at the DR site.
+func directory(g *group.Group) string {
+	return filepath.Join(g.Spec.Recovery.Directory, g.Metadata.Name)
+}
+
+func listPoints(ctx context.Context, site *journal.Site, g *group.Group, limit int) ([]replay.Point, error) {
+	sized := limit
+	if limit == 0 {
+		const all = 1 << 30
+		sized = all
+	}
+	points, err := replay.Points(ctx, site, g.Metadata.Name, directory(g), sized)
+	if err != nil {
+		return nil, err
+	}
+	return newest(points, limit), nil
+}
+
+// newest returns the limit newest points and all labelled ones; with limit 0 all.
+func newest(points []replay.Point, limit int) []replay.Point {
+	out := make([]replay.Point, 0, len(points))
+	for i, p := range points {
+		if limit == 0 || i >= len(points)-limit || p.Label != "" {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func printPoints(out io.Writer, points []replay.Point) error {
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(w, "BARRIER\tTIME (UTC)\tKIND\tLABEL\tSIZE\tVOLUMES\tNOTE")
+	for _, p := range points {
+		label, size := p.Label, "-"
+		if label == "" {
+			label = "-"
+		}
+		if p.Bytes != nil {
+			size = human.Bytes(int64(*p.Bytes))
+		}
+		note := ""
+		if !p.Restorable {
+			note = "not restorable: " + p.Reason
+		}
+		line := fmt.Sprintf("%d\t%s\t%s\t%s\t%s\t%s\t%s", p.Barrier, p.Time.UTC().Format("2006-01-02T15:04:05.000000Z"), p.Kind, label, size, strings.Join(p.Volumes, ","), note)
+		fmt.Fprintln(w, line)
+	}
+	return w.Flush()
+}
