@@ -25,6 +25,7 @@ type openFrame struct {
 	opened  time.Time
 	live    bool  // something in it was asked for by a front
 	bytes   int64 // of content written by fronts
+	passed  int64 // of content read by a pass
 	credit  int64 // bytes of the budget
 }
 

@@ -14,6 +14,10 @@ import (
 // locked while the operation is put into the stream.
 const holeStep = 1 << 30
 
+// passWindow is how many bytes of a pass are on their way to the journal at most: enough to keep it busy,
+// and little enough that what fronts write and the marks of barriers needn't wait long behind them.
+const passWindow = 16 << 20
+
 // pass reads the volume region by region, in stream order, beside live mutations: under a region's
 // lock nothing can change it, and everything that did is in the pipeline already; so what is read
 // is what the volume holds at the position where it is appended.
@@ -239,6 +243,9 @@ func (p *pass) region(ctx context.Context, kind events.PassKind, off, limit int6
 		}
 	}
 	n = min(int64(p.pipe.frameBytes), limit-off, max(zeroUnit, (p.share.most()-opCost)/zeroUnit*zeroUnit))
+	if err := p.pipe.awaitPassed(ctx, min(passWindow, p.share.most()/2)); err != nil {
+		return 0, 0, err
+	}
 	if err := p.share.acquire(ctx, n+opCost); err != nil {
 		return 0, 0, err
 	}

@@ -178,3 +178,28 @@ func TestWholeVolumeOperations(t *testing.T) {
 		}
 	}
 }
+
+// A pass whose frames aren't stored stops, and leaves room for what fronts write.
+func TestPassLeavesRoom(t *testing.T) {
+	const size = 64 << 20
+	budget := cdc.NewBudget(16 << 20)
+	r := newRig(t, size, func(o *cdc.Options) { o.Budget = budget })
+	must(t, writeAll(r.dev.Device, pattern(size, 3)))
+	r.journal.lazy = true
+	r.StartPass(events.PassSeed)
+	r.run(t)
+	eventually(t, "pass waits", func() bool { _, p := r.Ready(); return p.Done >= 4<<20 })
+	ctx := deadline(t)
+	for i := range int64(1024) {
+		must(t, r.Write(ctx, pattern(4096, 9), size-i*4096-4096, false))
+	}
+	if used := budget.Used(); used > 10<<20 {
+		t.Errorf("%d bytes are held", used)
+	}
+	if d := r.Heartbeat(); d.DebtBytes != 4<<20 {
+		t.Errorf("debt of %d bytes", d.DebtBytes)
+	}
+	r.journal.set(func() { r.journal.lazy = false })
+	r.awaitReady(t)
+	r.check(t, pattern(size, 0xee))
+}

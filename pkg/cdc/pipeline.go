@@ -39,10 +39,12 @@ type pipeline struct {
 	made     int          // buffers, of frameBuffers
 	stored   uint64
 	last     uint64 // sequence appended
-	bytes    int64  // debt
+	bytes    int64  // of content written by fronts and not stored: debt
+	passed   int64  // of content read by a pass and not stored
 	err      error
 
 	toBuild, toSend chan struct{} // of capacity 1: there is something to do
+	toPass          chan struct{} // of capacity 1: passed has become less
 	failed          atomic.Bool   // err is set
 	frames          atomic.Int64  // handed to the journal
 }
@@ -56,6 +58,7 @@ type item struct {
 	credit int64
 	live   bool
 	bytes  int64
+	passed int64
 	opened time.Time
 	seq    uint64        // valid behind done
 	err    error         // valid behind done
@@ -66,7 +69,7 @@ func newPipeline(o Options, s *share) *pipeline {
 	p := &pipeline{
 		journal: o.Journal, share: s, frameBytes: o.FrameBytes, linger: o.Linger,
 		compressor: compressor{on: o.Compress},
-		toBuild:    make(chan struct{}, 1), toSend: make(chan struct{}, 1),
+		toBuild:    make(chan struct{}, 1), toSend: make(chan struct{}, 1), toPass: make(chan struct{}, 1),
 	}
 	p.room.L = &p.mu
 	p.timer = time.AfterFunc(time.Hour, p.lingered)
@@ -103,10 +106,8 @@ func (p *pipeline) place(op events.Op, data []byte, credit int64, live bool) (sp
 			}
 			f.content = buf
 		}
-		if live {
-			f.live = true
-		}
 		if f.rewrite(op, data) {
+			f.live = f.live || live
 			return credit, nil
 		}
 		if len(f.content)+len(data) > p.frameBytes || len(f.ops) >= maxOps {
@@ -120,8 +121,12 @@ func (p *pipeline) place(op events.Op, data []byte, credit int64, live bool) (sp
 		}
 		f.credit += credit - spare
 		if live {
+			f.live = true
 			f.bytes += int64(len(data))
 			p.bytes += int64(len(data))
+		} else {
+			f.passed += int64(len(data))
+			p.passed += int64(len(data))
 		}
 		if len(f.content) == p.frameBytes || len(f.ops) >= maxOps {
 			p.close()
@@ -183,7 +188,7 @@ func (p *pipeline) close() {
 		return
 	}
 	p.open = nil
-	p.push(&item{frame: f, credit: f.credit, live: f.live, bytes: f.bytes, opened: f.opened})
+	p.push(&item{frame: f, credit: f.credit, live: f.live, bytes: f.bytes, passed: f.passed, opened: f.opened})
 }
 
 func (p *pipeline) push(it *item) {
@@ -362,6 +367,10 @@ func (p *pipeline) settle(seq uint64) (credit int64) {
 		p.sent.pop()
 		credit += it.credit
 		p.bytes -= it.bytes
+		if it.passed > 0 {
+			p.passed -= it.passed
+			signal(p.toPass)
+		}
 	}
 }
 
@@ -393,6 +402,21 @@ func (p *pipeline) discard() {
 			}
 		}
 		*q = queue[*item]{}
+	}
+}
+
+// awaitPassed waits until at most limit bytes of a pass are on their way.
+func (p *pipeline) awaitPassed(ctx context.Context, limit int64) error {
+	for {
+		p.mu.Lock()
+		passed := p.passed
+		p.mu.Unlock()
+		if passed <= limit {
+			return nil
+		}
+		if !wait(ctx, p.toPass) {
+			return ctx.Err()
+		}
 	}
 }
 
