@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/farshore/farshore/pkg/cdc"
 	"github.com/farshore/farshore/pkg/events"
@@ -40,6 +41,8 @@ func (w *chainWriter) run(ctx context.Context, t testing.TB, recorders []*cdc.Re
 	for c := range chains {
 		wg.Go(func() {
 			slot := make([]byte, slotBytes)
+			pace := time.NewTicker(50 * time.Microsecond) // leaves the processor to the barriers
+			defer pace.Stop()
 			for n := uint64(1); ctx.Err() == nil; n++ {
 				volume, offset := place(c, n, len(recorders))
 				for i := 0; i < slotBytes; i += 8 {
@@ -52,6 +55,7 @@ func (w *chainWriter) run(ctx context.Context, t testing.TB, recorders []*cdc.Re
 					return
 				}
 				w.acked[c].Store(n)
+				<-pace.C
 			}
 		})
 	}

@@ -76,6 +76,7 @@ type Coordinator struct {
 	retry       map[string]time.Time // when a volume that failed to join may try again
 	strangers   map[string]string    // taps that were refused, by why
 	superseded  time.Time            // since when taps refuse us for a newer snapshotter
+	patience    time.Duration        // how long we wait for the fence then
 	reported    report
 }
 
@@ -112,7 +113,7 @@ func NewCoordinator(o Options) (*Coordinator, error) {
 	return &Coordinator{
 		o: o, log: o.Log, tracer: o.Tracer, metrics: metrics, conn: o.Site.Conn(), inbox: nats.NewInbox(),
 		presence: newPresence(), requests: make(chan *nats.Msg, maxMarkRequests), ready: make(chan struct{}),
-		retry: make(map[string]time.Time), strangers: make(map[string]string),
+		retry: make(map[string]time.Time), strangers: make(map[string]string), patience: supersededLimit,
 	}, nil
 }
 

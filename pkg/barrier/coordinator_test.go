@@ -432,3 +432,31 @@ func TestVectorNeverFalls(t *testing.T) {
 		t.Errorf("got %v", m)
 	}
 }
+
+// A coordinator that taps refuse for a newer one, and that nothing fences, ends: a power cut took the
+// newer one's epoch away, and starting again brings a higher one.
+func TestCoordinatorWithALowEpochEnds(t *testing.T) {
+	r := newRig(t)
+	r.serve("a", 1, new(fakeTap))
+	first := r.coordinate(Options{Volumes: volumes("a"), Interval: onDemand})
+	r.mark("x")
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	lost := request{identity: identity{1, 1}, Verb: verbHold, Token: events.Token{Epoch: 3, Barrier: 7}, Limit: time.Minute}
+	if a := r.answered(r.ask("a", lost)); a.Outcome != held {
+		t.Fatalf("got %+v", a)
+	}
+	c, err := NewCoordinator(Options{Site: r.site, Group: testGroup, Volumes: volumes("a"), Interval: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.patience = 50 * time.Millisecond
+	if err := start(t, c.Run).wait(); !errors.Is(err, ErrSuperseded) {
+		t.Fatalf("got %v", err)
+	}
+	r.coordinate(Options{Volumes: volumes("a"), Interval: onDemand})
+	if got := r.mark("y"); got.Token.Epoch != 3 || got.Token.Barrier <= 7 {
+		t.Errorf("token is %+v", got.Token)
+	}
+}

@@ -181,7 +181,7 @@ func plainTap(_ int, t Tap) Tap { return t }
 // snapshotter arrive late, twice and garbled.
 func TestCutsAreConsistent(t *testing.T) {
 	r := newRig(t)
-	enough := 2000
+	enough := 2500
 	if testing.Short() {
 		enough = 300
 	}
@@ -205,7 +205,6 @@ func TestCutsAreConsistent(t *testing.T) {
 // lateTap is a tap that breaks the rule: it opens admission before it marks.
 type lateTap struct {
 	Tap
-	t      testing.TB
 	mu     sync.Mutex
 	number uint64 // of the token that the real tap was last held with
 }
@@ -243,7 +242,7 @@ func TestCheckFindsATapThatOpensBeforeItMarks(t *testing.T) {
 	r := newRig(t)
 	_, violations := r.cut(100, false, func(i int, tap Tap) Tap {
 		if i == 1 {
-			return &lateTap{Tap: tap, t: t}
+			return &lateTap{Tap: tap}
 		}
 		return tap
 	}, func(context.Context, *Coordinator) {})

@@ -53,7 +53,7 @@ func (c *Coordinator) final(err error) error {
 		if c.superseded.IsZero() {
 			c.superseded = time.Now()
 		}
-		if time.Since(c.superseded) > supersededLimit {
+		if time.Since(c.superseded) > c.patience {
 			return err
 		}
 		return nil
