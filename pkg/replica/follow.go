@@ -1,0 +1,259 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"syscall"
+	"time"
+
+	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/group"
+	"github.com/farshore/farshore/pkg/journal"
+)
+
+// follow advances the set from commit to commit.
+func (f *Follower) follow(ctx context.Context) error {
+	pause := pollFastest
+	for ctx.Err() == nil {
+		f.look(ctx)
+		c := f.pick()
+		if c == nil {
+			f.idle(ctx, pause)
+			pause = min(2*pause, pollSlowest)
+			continue
+		}
+		pause = pollFastest
+		err := f.set.Advance(ctx, f.mirrors, c)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			f.failed(ctx, "apply", err)
+			if _, _, damaged := Damage(err); !damaged {
+				sleep(ctx, storageRetry)
+			}
+			continue
+		}
+		f.advanced(ctx, c)
+	}
+	return nil
+}
+
+func (f *Follower) advanced(ctx context.Context, c *events.Commit) {
+	f.timeline.applied(c.Token.Barrier)
+	f.metrics.appliedCommits.Add(ctx, 1, f.metrics.of(""))
+	for _, e := range c.Vector {
+		f.heal(MirrorName(f.id(e)), e.Position.Seq)
+	}
+	f.mu.Lock()
+	f.single = false
+	f.mu.Unlock()
+	f.succeeded("apply")
+	f.log.Debug("advanced", "barrier", c.Token.Barrier, "time", c.Time)
+}
+
+// idle waits for the mirrors to grow, or, where no commit waits for them, for the next one.
+func (f *Follower) idle(ctx context.Context, pause time.Duration) {
+	if len(f.timeline.waiting()) == 0 {
+		pause = statusEvery
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-f.timeline.arrived:
+	}
+}
+
+func (f *Follower) id(e events.VectorEntry) journal.StreamID {
+	return journal.StreamID{Group: f.group, Part: e.Volume, Generation: e.Position.Generation}
+}
+
+// pick chooses the commit to advance to: the farthest that is wholly here, within what catching up may
+// pass over at once, and the next one where there is little room.
+func (f *Follower) pick() *events.Commit {
+	cp := f.set.Checkpoint()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	overDamage := !time.Now().Before(f.retryAt)
+	var best *events.Commit
+	for _, c := range f.timeline.waiting() {
+		if c.Token.Barrier < cp.Floor() || c.Token.Barrier <= cp.Commit.Barrier {
+			continue
+		}
+		bytes, ok := f.reach(&cp, c, overDamage)
+		if !ok {
+			continue
+		}
+		if best != nil && (f.single || bytes > catchUp) {
+			break
+		}
+		best = c
+	}
+	if best != nil && overDamage && !f.retryAt.IsZero() {
+		// One attempt beyond known damage; the next one has to wait again.
+		f.retryAt = time.Now().Add(f.o.DamageRetry)
+	}
+	return best
+}
+
+// reach tells whether the mirrors hold everything between a checkpoint and a commit, and about how many bytes
+// that is. Damage that is known counts as not being there, unless it's time to look at it again.
+func (f *Follower) reach(cp *Checkpoint, c *events.Commit, overDamage bool) (bytes float64, ok bool) {
+	for _, e := range c.Vector {
+		at := cp.Volumes[e.Volume]
+		s, known := f.streams[e.Volume]
+		switch {
+		case !known, s.ID.Generation != e.Position.Generation, s.Last < e.Position.Seq, at.Seq > e.Position.Seq:
+			return 0, false
+		case at.Seq > 0 && at.Generation != e.Position.Generation:
+			return 0, false
+		}
+		if f.blocked(s.Name, at.Seq, e.Position.Seq, overDamage) {
+			return 0, false
+		}
+		if s.Messages > 0 {
+			bytes += float64(s.Bytes) / float64(s.Messages) * float64(e.Position.Seq-at.Seq)
+		}
+	}
+	return bytes, true
+}
+
+// blocked tells whether something between two positions of a mirror is known to be unusable.
+func (f *Follower) blocked(mirror string, after, upTo uint64, overDamage bool) bool {
+	if h := f.holes[mirror].behind(after); h > 0 && h <= upTo {
+		return true
+	}
+	d, ok := f.damage[mirror]
+	return ok && !overDamage && d.Seq > after && d.Seq <= upTo
+}
+
+// newestPoint returns the newest commit that can be recovered: the replicas' own, or a later one whose
+// interval is here.
+func (f *Follower) newestPoint(cp *Checkpoint) *Commit {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	waiting := f.timeline.waiting()
+	for i := len(waiting) - 1; i >= 0; i-- {
+		if waiting[i].Token.Barrier <= cp.Commit.Barrier {
+			break
+		}
+		if _, ok := f.reach(cp, waiting[i], false); ok {
+			c := CommitOf(waiting[i])
+			return &c
+		}
+	}
+	if cp.Commit.Barrier == 0 {
+		return nil
+	}
+	return &cp.Commit // held by the replicas, or, while they are between two, by base and journal
+}
+
+// failed sorts what stopped a part of the work: damage is kept until it heals, everything else until
+// the next success.
+func (f *Follower) failed(ctx context.Context, source string, err error) {
+	if stream, seq, ok := Damage(err); ok {
+		f.mu.Lock()
+		f.retryAt = time.Now().Add(f.o.DamageRetry)
+		f.mu.Unlock()
+		f.setDamage(ctx, Damaged{Stream: stream, Seq: seq, Reason: err.Error()})
+		f.trouble(group.ConditionStorage, source, "")
+		return
+	}
+	kind, hint := group.ConditionConnected, ""
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		kind, hint = group.ConditionStorage, "; make room: it goes on by itself"
+		f.mu.Lock()
+		f.single = true
+		f.mu.Unlock()
+	case errors.Is(err, ErrForeign), errors.Is(err, ErrRewind):
+		kind = group.ConditionComplete
+	case isStorage(err):
+		kind = group.ConditionStorage
+	}
+	f.trouble(kind, source, err.Error()+hint)
+}
+
+func isStorage(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno)
+}
+
+// succeeded takes back what failed told of a source.
+func (f *Follower) succeeded(source string) {
+	for _, kind := range []string{group.ConditionConnected, group.ConditionStorage, group.ConditionComplete} {
+		f.trouble(kind, source, "")
+	}
+}
+
+func (f *Follower) setDamage(ctx context.Context, d Damaged) {
+	f.mu.Lock()
+	known, ok := f.damage[d.Stream]
+	if !ok || d.Seq <= known.Seq {
+		f.damage[d.Stream] = d
+	}
+	f.mu.Unlock()
+	f.trouble(group.ConditionComplete, "damage of "+d.Stream,
+		fmt.Sprintf("message %d of stream %s can't be used: %s; the replicas stay before it", d.Seq, d.Stream, d.Reason))
+	f.publishDamage(ctx)
+}
+
+// heal forgets damage that was read over.
+func (f *Follower) heal(stream string, upTo uint64) {
+	f.mu.Lock()
+	d, ok := f.damage[stream]
+	healed := ok && d.Seq <= upTo
+	if healed {
+		delete(f.damage, stream)
+	}
+	f.mu.Unlock()
+	if healed {
+		f.trouble(group.ConditionComplete, "damage of "+stream, "")
+		f.publishDamage(context.Background())
+	}
+}
+
+func (f *Follower) publishDamage(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	f.mu.Lock()
+	var list []Damaged
+	for _, d := range f.damage {
+		list = append(list, d)
+	}
+	f.mu.Unlock()
+	kv, err := f.o.Site.KV(ctx, group.StatusBucket, 0)
+	if err == nil {
+		err = publishDamage(ctx, kv, f.group, list)
+	}
+	if err != nil {
+		f.log.Warn("known damage was not published", "error", err)
+	}
+}
+
+// recallDamage begins with what an earlier process found: it is looked at again at once.
+func (f *Follower) recallDamage(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	list, err := KnownDamage(ctx, f.o.Site, f.group)
+	if err != nil {
+		f.log.Warn("what was known to be damaged can't be read", "error", err)
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, d := range list {
+		f.damage[d.Stream] = d
+		f.troubles[group.ConditionComplete+"/damage of "+d.Stream] = fmt.Sprintf("message %d of stream %s can't be used: %s", d.Seq, d.Stream, d.Reason)
+	}
+}
+
+// seconds returns d in seconds, at least 0 and never NaN.
+func seconds(d time.Duration) *float64 {
+	s := math.Max(0, d.Seconds())
+	return &s
+}

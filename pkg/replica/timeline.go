@@ -1,0 +1,130 @@
+package replica
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
+)
+
+// maxPending bounds the commits that wait to be applied. Beyond it every second one is left out: the
+// replicas pass over it, a replay can still stop there.
+const maxPending = 1 << 16
+
+// timeline is what the control stream told: the group's commits and who lacked a vote.
+type timeline struct {
+	mu      sync.Mutex
+	all     []place          // every commit still in the mirror, oldest first
+	pending []*events.Commit // those that are not applied, oldest first
+	missing []string         // members whose vote the last barrier lacked
+	next    uint64           // sequence of the control stream behind what was read
+
+	arrived chan struct{} // a token: there is something new
+}
+
+// place is where a commit is in the control stream.
+type place struct {
+	Commit
+	seq uint64
+}
+
+func newTimeline() *timeline { return &timeline{arrived: make(chan struct{}, 1)} }
+
+// take notes one event of the control stream.
+func (t *timeline) take(m journal.Message) {
+	t.mu.Lock()
+	t.next = m.Seq + 1
+	switch e := m.Event.(type) {
+	case *events.Commit:
+		t.all = append(t.all, place{CommitOf(e), m.Seq})
+		t.pending = append(t.pending, e)
+		if len(t.pending) > maxPending {
+			t.thin()
+		}
+		t.missing = nil
+	case *events.Heartbeat:
+		t.missing = slices.Clone(e.Missing)
+	}
+	t.mu.Unlock()
+	if m.Event.Kind() == events.KindCommit {
+		select {
+		case t.arrived <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (t *timeline) thin() {
+	kept := t.pending[:0]
+	for i, c := range t.pending {
+		if i%2 == 0 || i == len(t.pending)-1 {
+			kept = append(kept, c)
+		}
+	}
+	clear(t.pending[len(kept):])
+	t.pending = kept
+}
+
+// applied forgets the commits up to a barrier as waiting.
+func (t *timeline) applied(barrier uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for n < len(t.pending) && t.pending[n].Token.Barrier <= barrier {
+		n++
+	}
+	t.pending = slices.Delete(t.pending, 0, n)
+}
+
+// waiting returns the commits that are not applied, oldest first.
+func (t *timeline) waiting() []*events.Commit {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.pending)
+}
+
+// trimmed forgets the places of commits before a barrier.
+func (t *timeline) trimmed(barrier uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for n < len(t.all) && t.all[n].Barrier < barrier {
+		n++
+	}
+	t.all = slices.Delete(t.all, 0, n)
+}
+
+// oldest returns the first commit in the mirror.
+func (t *timeline) oldest() (Commit, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.all) == 0 {
+		return Commit{}, false
+	}
+	return t.all[0].Commit, true
+}
+
+// last returns the newest place that want accepts.
+func (t *timeline) last(want func(Commit) bool) (place, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range slices.Backward(t.all) {
+		if want(p.Commit) {
+			return p, true
+		}
+	}
+	return place{}, false
+}
+
+func (t *timeline) votesMissing() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.missing)
+}
+
+func (t *timeline) position() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.next
+}
