@@ -86,8 +86,9 @@ func (g *gate) mark(t events.Token, place func(hold time.Duration) error) error 
 	}
 	defer g.open()
 	c := g.closed.Load()
+	first := c.withheld.Load() // before the clock is read: a mutation may be withheld in between
 	held := time.Since(c.since)
-	if first := c.withheld.Load(); first != 0 {
+	if first != 0 {
 		held -= time.Duration(first - 1)
 	}
 	return place(held)
