@@ -20,7 +20,7 @@ func workload(ctx context.Context, r *cdc.Recorder) (failed int) {
 	for i := range int64(12) {
 		errs := []error{
 			r.Write(ctx, noise(rnd, 6000), i*5000, false),
-			r.Write(ctx, noise(rnd, 300<<10), i*4096, i%5 == 0),
+			r.Write(ctx, noise(rnd, 50<<10), i*4096, i%5 == 0),
 		}
 		switch i % 4 {
 		case 0:
@@ -42,7 +42,7 @@ func workload(ctx context.Context, r *cdc.Recorder) (failed int) {
 // [I] Whatever call of the device fails, and however often, the journal ends equal to the device, or the
 // volume doesn't vote.
 func TestFailingDevice(t *testing.T) {
-	const size = 1 << 20
+	const size = 256 << 10
 	total := faultRun(t, size, -1, 0)
 	if total < 40 {
 		t.Fatalf("the workload makes %d calls", total)
@@ -57,7 +57,7 @@ func TestFailingDevice(t *testing.T) {
 // faultRun lets `many` calls fail from the nth on and returns how many calls there were.
 func faultRun(t *testing.T, size int64, n, many int) int {
 	t.Helper()
-	r := newRig(t, size, nil)
+	r := newRig(t, size, func(o *cdc.Options) { o.FrameBytes = 32 << 10 })
 	var calls, repaired atomic.Int64
 	r.dev.before = func(string, int64, int64) error {
 		call := int(calls.Add(1)) - 1
