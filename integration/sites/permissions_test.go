@@ -145,7 +145,7 @@ func TestRolesAreConfined(t *testing.T) {
 				"$JS.primary.API.STREAM.CREATE.x $JS.primary.API.STREAM.PURGE.FS_shop_orders_g1 $JS.primary.API.STREAM.MSG.GET.FS_shop_orders_g1 $JS.primary.API.CONSUMER.RESET.FS_shop_orders_g1.dr_m1",
 			"fs.> fsctl.> fsmirror.> $JSC.> >"},
 		{"dr", "operator",
-			"fs.shop.orders.g1 fsctl.shop.announce $KV.farshore-status.shop $JS.API.STREAM.CREATE.x $JS.API.STREAM.DELETE.FS_shop_orders_g1_m1 $JS.API.STREAM.PURGE.FS_shop_orders_g1_m1 " +
+			"fs.shop.orders.g1 fsctl.shop.announce $KV.farshore-status.shop $KV.farshore-leases.shop $JS.API.STREAM.CREATE.x $JS.API.STREAM.DELETE.FS_shop_orders_g1_m1 $JS.API.STREAM.PURGE.FS_shop_orders_g1_m1 " +
 				"$JS.primary.API.STREAM.PURGE.FS_shop_orders_g1",
 			"fs.> fsctl.> fsmirror.> >"},
 	} {
