@@ -91,7 +91,7 @@ func newest(points []replay.Point, limit int) []replay.Point {
 
 func printPoints(out io.Writer, points []replay.Point) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "BARRIER\tTIME (UTC)\tKIND\tLABEL\tSIZE\tVOLUMES\tNOTE")
+	fmt.Fprintln(w, "BARRIER\tTIME (UTC)\tKIND\tLABEL\tSIZE\tRESTORABLE\tVOLUMES")
 	for _, p := range points {
 		label, size := p.Label, "-"
 		if label == "" {
@@ -100,12 +100,11 @@ func printPoints(out io.Writer, points []replay.Point) error {
 		if p.Bytes != nil {
 			size = human.Bytes(int64(*p.Bytes))
 		}
-		note := ""
+		restorable := "yes"
 		if !p.Restorable {
-			note = "not restorable: " + p.Reason
+			restorable = "no, " + p.Reason
 		}
-		line := fmt.Sprintf("%d\t%s\t%s\t%s\t%s\t%s\t%s", p.Barrier, p.Time.UTC().Format("2006-01-02T15:04:05.000000Z"), p.Kind, label, size, strings.Join(p.Volumes, ","), note)
-		fmt.Fprintln(w, line)
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Barrier, p.Time.UTC().Format("2006-01-02T15:04:05.000000Z"), p.Kind, label, size, restorable, strings.Join(p.Volumes, ","))
 	}
 	return w.Flush()
 }

@@ -55,6 +55,9 @@ func Text(st *group.Status, now time.Time) string {
 }
 
 func volumes(b *strings.Builder, volumes []group.VolumeStatus) {
+	if len(volumes) == 0 {
+		return
+	}
 	w := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(w, "\nVOLUME\tSTATE\tSIZE\tTRANSIT LAG\tREPLAY DEBT\tCAPTURE DEBT\tPASS")
 	for _, v := range volumes {

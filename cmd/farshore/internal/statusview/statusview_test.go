@@ -1,0 +1,71 @@
+package statusview_test
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/farshore/farshore/cmd/farshore/internal/statusview"
+	"github.com/farshore/farshore/pkg/group"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func p(v float64) *float64 { return &v }
+
+var noon = time.Date(2026, 5, 4, 12, 0, 0, 123456000, time.UTC)
+
+func full() *group.Status {
+	return &group.Status{
+		Group: "shop", Applier: "applier-1", Time: noon, Phase: group.PhaseFollowing,
+		RecoveryPoint: &group.Point{Barrier: 231, Time: noon.Add(-700 * time.Millisecond), Kind: "crash"},
+		Oldest:        &group.Point{Barrier: 3, Time: noon.Add(-time.Hour), Kind: "labeled", Label: "before-upgrade"},
+		Applied:       &group.Point{Barrier: 230, Time: noon.Add(-1700 * time.Millisecond), Kind: "crash"},
+		Applying:      &group.Point{Barrier: 231, Time: noon.Add(-700 * time.Millisecond), Kind: "crash"},
+		Lags: group.Lags{
+			RecoverableRPOSeconds: p(0.7), TransitLagSeconds: p(0.0123),
+			ReplayDebt:  &group.Debt{Seconds: 0.2, Bytes: 1 << 20, Messages: 1234},
+			CaptureDebt: &group.Debt{},
+		},
+		ClockOffsetSeconds: p(-0.00025),
+		Volumes: []group.VolumeStatus{
+			{Name: "orders", State: "member", Size: 64 << 20, Lags: group.Lags{TransitLagSeconds: p(0.0123), ReplayDebt: &group.Debt{Seconds: 0.2, Bytes: 1 << 20, Messages: 1234}, CaptureDebt: &group.Debt{Seconds: 0.1, Bytes: 4096}}},
+			{Name: "stock", State: "joining", Size: 10 << 30, Pass: &group.PassProgress{Kind: "seed", Done: 3 << 30, Total: 10 << 30}, RegionMismatches: 2},
+		},
+		MissingVotes: []string{"stock"},
+		Conditions: []group.Condition{
+			{Type: group.ConditionConnected, OK: true},
+			{Type: group.ConditionStorage, Message: "no room on /var/lib/farshore: free 3 GiB", Since: noon.Add(-time.Minute)},
+		},
+	}
+}
+
+func TestText(t *testing.T) {
+	for name, c := range map[string]struct {
+		status *group.Status
+		now    time.Time
+	}{
+		"full.txt":  {full(), noon.Add(400 * time.Millisecond)},
+		"stale.txt": {full(), noon.Add(42 * time.Second)},
+		"empty.txt": {&group.Status{Group: "shop", Applier: "applier-1", Time: noon, Phase: group.PhaseStarting}, noon},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := statusview.Text(c.status, c.now)
+			path := filepath.Join("testdata", name)
+			if *update {
+				if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
+	}
+}
