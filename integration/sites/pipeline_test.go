@@ -245,7 +245,7 @@ func find(dir, name string) (found string, err error) {
 }
 
 // rare are the metrics that a run without a mishap doesn't have.
-var rare = []string{"farshore_barrier_missing_votes_total", "farshore_region_mismatches_total", "farshore_journal_full"}
+var rare = []string{"farshore_barrier_missing_votes_total", "farshore_region_mismatches_total"}
 
 // checkMetrics compares what the processes export with docs/metrics.md, both ways.
 func (p *pipeline) checkMetrics(t *testing.T) {
@@ -268,8 +268,11 @@ func (p *pipeline) checkMetrics(t *testing.T) {
 		}
 		for _, name := range slices.Sorted(maps.Keys(exported)) {
 			if !documented[name] {
-				t.Fatalf("docs/metrics.md has no row for %s", name)
+				t.Errorf("docs/metrics.md has no row for %s", name)
 			}
+		}
+		if t.Failed() {
+			return nil
 		}
 		missing = nil
 		for _, name := range slices.Sorted(maps.Keys(documented)) {

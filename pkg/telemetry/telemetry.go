@@ -51,15 +51,6 @@ type Telemetry struct {
 	served   chan struct{} // closed when the server has ended
 }
 
-// seconds gives every histogram of times the same buckets, from half a millisecond to a minute: holds
-// take milliseconds, intervals seconds, and the SDK's own buckets are made for milliseconds as a unit.
-var seconds = sdkmetric.NewView(
-	sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram, Unit: "s"},
-	sdkmetric.Stream{Aggregation: sdkmetric.AggregationExplicitBucketHistogram{Boundaries: []float64{
-		0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
-	}}},
-)
-
 // Start sets telemetry up and serves it at o.Listen until Shutdown. An address that can't be
 // bound is an error; what happens to the endpoint later is logged and harms nothing else.
 func Start(ctx context.Context, o Options) (*Telemetry, error) {
@@ -83,8 +74,7 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 		spans = append(spans, sdktrace.WithSpanProcessor(o.SpanProcessor))
 	}
 	t := &Telemetry{
-		meters: sdkmetric.NewMeterProvider(
-			sdkmetric.WithReader(exporter), sdkmetric.WithResource(res), sdkmetric.WithView(seconds)),
+		meters:   sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithResource(res)),
 		tracers:  sdktrace.NewTracerProvider(spans...),
 		registry: registry,
 	}

@@ -67,7 +67,7 @@ func TestMetricsAreExported(t *testing.T) {
 		t.Fatal(err)
 	}
 	operations.Add(t.Context(), 3, labels)
-	hold, err := meter.Float64Histogram("farshore.barrier.hold", metric.WithUnit("s"))
+	hold, err := meter.Float64Histogram("farshore.barrier.hold", metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(0.0005, 0.001))
 	if err != nil {
 		t.Fatal(err)
 	}
