@@ -55,7 +55,7 @@ A label that reads like one of the others is reached by its barrier's number.`,
 				return err
 			}
 			defer site.Close()
-			p := &phases{out: os.Stderr}
+			p := &phases{out: os.Stderr, began: time.Now()}
 			result, err := replay.Run(cmd.Context(), replay.Options{
 				Site: site, Group: g.Metadata.Name, Dir: directory(g), Target: to, Into: into, Progress: p.update,
 			})
@@ -83,6 +83,7 @@ A label that reads like one of the others is reached by its barrier's number.`,
 // phases shows the progress of a replay, one display for each phase.
 type phases struct {
 	out     *os.File
+	began   time.Time // the phase
 	phase   replay.Phase
 	printer *progress.Printer
 }
@@ -90,8 +91,12 @@ type phases struct {
 func (p *phases) update(now replay.Progress) {
 	if p.printer == nil || p.phase != now.Phase {
 		p.end(nil)
-		p.phase = now.Phase
-		p.printer = progress.New(progress.For(p.out, string(now.Phase)))
+		if p.printer != nil {
+			p.began = time.Now()
+		}
+		o := progress.For(p.out, string(now.Phase))
+		o.Started = p.began
+		p.phase, p.printer = now.Phase, progress.New(o)
 	}
 	p.printer.Update(int64(now.Bytes), int64(now.Total))
 }

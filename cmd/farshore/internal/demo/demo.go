@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -37,6 +38,9 @@ type Options struct {
 var ErrChecks = errors.New("checks failed")
 
 const label = "before-delete"
+
+// barrierInterval is between two recovery points: the document's default.
+const barrierInterval = time.Second
 
 // Limits of what the demo waits for.
 const (
@@ -241,9 +245,13 @@ func (d *demo) events(ctx context.Context, b *bank.Bank, begun time.Time) error 
 	if err := wait(ctx, time.Until(begun.Add(d.options.Duration))); err != nil {
 		return err
 	}
-	// The newest point is to show the mistake, however short the load was, and the disaster comes
-	// at any moment between two barriers.
-	return d.point(ctx, time.Now(), nextPoint)
+	// The newest point is to show the mistake, however short the load was. Then the disaster comes at
+	// any moment between two barriers.
+	if err := d.point(ctx, d.deleted, nextPoint); err != nil {
+		return err
+	}
+	chance := rand.New(rand.NewPCG(d.options.Seed, 1))
+	return wait(ctx, time.Duration(chance.Int64N(int64(barrierInterval))))
 }
 
 // point waits until the DR site has a recovery point of a later time.

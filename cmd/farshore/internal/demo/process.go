@@ -105,11 +105,15 @@ func (n *nursery) spawn(name string, stdout, stderr io.Writer, program string, a
 	return p, nil
 }
 
+// mutation is the one setting that children see: programs built to drop writes, for the mutation check,
+// read it, and the demo's checks must fail then.
+const mutation = "FARSHORE_DROP_ONE_IN="
+
 // environment is the demo's without what configures Farshore: the demo's document tells everything.
 func environment() []string {
 	out := []string{"GOMEMLIMIT=512MiB"}
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "FARSHORE_") && !strings.HasPrefix(v, "GOMEMLIMIT=") {
+		if (!strings.HasPrefix(v, "FARSHORE_") || strings.HasPrefix(v, mutation)) && !strings.HasPrefix(v, "GOMEMLIMIT=") {
 			out = append(out, v)
 		}
 	}

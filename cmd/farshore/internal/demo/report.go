@@ -32,6 +32,16 @@ func (r *report) failed() (failed, all int) {
 	return failed, all
 }
 
+// lost tells what was acknowledged and is gone.
+func lost(l bank.Loss) string {
+	if l.Debits+l.Credits == 0 {
+		return "nothing that was acknowledged"
+	}
+	return fmt.Sprintf("%s acknowledged commits (debits %s, credits %s) of the last %s",
+		human.Count(l.Debits+l.Credits), human.Count(l.Debits), human.Count(l.Credits), human.Duration(l.Span))
+}
+
+// String writes the report for people.
 func (r *report) String() string {
 	var b strings.Builder
 	row := func(name, format string, args ...any) {
@@ -41,7 +51,7 @@ func (r *report) String() string {
 	row("load", "%s transfers in %s, seed %d", human.Count(r.transfers), human.Duration(r.load), r.seed)
 	row("recoverable RPO", "p50 %s   p99 %s", human.Duration(percentile(r.rpo, 50)), human.Duration(percentile(r.rpo, 99)))
 	newest := r.points[0]
-	row("really lost", "%s debits and %s credits, all acknowledged within %s", human.Count(r.loss.Debits), human.Count(r.loss.Credits), human.Duration(r.loss.Span))
+	row("really lost", "%s", lost(r.loss))
 	row("", "the newest recovery point is %s older than the disaster", human.Duration(r.disaster.Sub(newest.point.Time)))
 	row("barrier hold", "p50 %s   p99 %s   (%d barriers)", human.Duration(percentile(r.holds, 50)), human.Duration(percentile(r.holds, 99)), len(r.holds))
 	for i, p := range r.points {

@@ -74,7 +74,7 @@ func (s *screen) live(ctx context.Context, w *witness, log *bank.Log) {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	var before view
+	before := view{at: time.Now()}
 	for {
 		select {
 		case <-ctx.Done():
@@ -87,9 +87,7 @@ func (s *screen) live(ctx context.Context, w *witness, log *bank.Log) {
 		v := view{at: time.Now(), debits: log.Acknowledged(bank.Debit), credits: log.Acknowledged(bank.Credit)}
 		v.point, v.any = w.newest()
 		v.status, _ = statusview.Read(ctx, w.site, w.group) // without one the lags show as unknown
-		if !before.at.IsZero() {
-			v.rate = float64(v.credits-before.credits) / v.at.Sub(before.at).Seconds()
-		}
+		v.rate = float64(v.credits-before.credits) / v.at.Sub(before.at).Seconds()
 		before = v
 		if ctx.Err() == nil {
 			s.draw(v)

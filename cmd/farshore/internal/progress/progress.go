@@ -28,6 +28,7 @@ type Options struct {
 	Width    func() int // columns of the terminal; nil: 80
 	Now      func() time.Time
 	Title    string
+	Started  time.Time // of the operation; zero: when New is called
 }
 
 // For returns the options for a file: a bar where it is a terminal, lines where it is not.
@@ -62,7 +63,7 @@ type sample struct {
 	done int64
 }
 
-// New returns a printer. The operation starts now.
+// New returns a printer.
 func New(o Options) *Printer {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -70,8 +71,10 @@ func New(o Options) *Printer {
 	if o.Width == nil {
 		o.Width = func() int { return 80 }
 	}
-	now := o.Now()
-	return &Printer{o: o, started: now, samples: []sample{{at: now}}}
+	if o.Started.IsZero() {
+		o.Started = o.Now()
+	}
+	return &Printer{o: o, started: o.Started, samples: []sample{{at: o.Started}}}
 }
 
 // Update tells that done of total bytes are done; total 0 means that it is not known yet.
