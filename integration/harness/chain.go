@@ -33,7 +33,8 @@ type Chains struct {
 }
 
 // StartChains starts the workload. A write that fails because a process is gone is tried
-// again until it is acknowledged. A chain that has filled its slots starts no more writes.
+// again until it is acknowledged. A chain that has filled its slots begins with the first again: the
+// journal has all counters, the volumes the newest.
 func (p *Pair) StartChains(chains int) *Chains {
 	ctx, stop := context.WithCancel(context.Background())
 	c := &Chains{pair: p, chains: chains, acked: make([]atomic.Int64, chains), stop: stop}
@@ -82,7 +83,7 @@ func (c *Chains) run(ctx context.Context, chain int) {
 			}
 		}
 	}()
-	for n := int64(0); n < slots*int64(volumes) && ctx.Err() == nil; {
+	for n := int64(0); ctx.Err() == nil; {
 		v := int(n) % volumes
 		if err := c.write(ctx, &clients[v], v, chain, n, slots); err != nil {
 			clients[v] = nil
@@ -105,7 +106,7 @@ func (c *Chains) write(ctx context.Context, client **nbd.Client, v, chain int, n
 		}
 		*client = dialed
 	}
-	off := (int64(chain)*slots + n/int64(c.pair.options.Volumes)) * slot
+	off := (int64(chain)*slots + n/int64(c.pair.options.Volumes)%slots) * slot
 	err := (*client).Write(ctx, counter(chain, n), off)
 	if err == nil && n%64 == 63 {
 		err = (*client).Flush(ctx)

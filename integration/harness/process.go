@@ -21,6 +21,8 @@ type Process struct {
 	args []string
 	env  []string
 	log  string
+	// ready is what the process writes once it works
+	ready string
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -149,7 +151,7 @@ func (p *Process) Tail(n int) string {
 func (p *Process) WaitReady() {
 	p.t.Helper()
 	Eventually(p.t, 60*time.Second, p.Name+" is ready", func() error {
-		if strings.Contains(p.Log(), "msg=ready") {
+		if strings.Contains(p.Log(), p.ready) {
 			return nil
 		}
 		if !p.Running() {

@@ -133,8 +133,12 @@ func New(t testing.TB, o Options) *Pair {
 }
 
 func (p *Pair) process(name, binary string, args ...string) *Process {
+	ready := "msg=ready"
+	if binary == "farshore" {
+		ready = "clients nats://" // `farshore bus` tells where it can be reached
+	}
 	return &Process{Name: name, t: p.t, args: append([]string{filepath.Join(binaries, binary)}, args...),
-		log: filepath.Join(p.Dir, name+".log")}
+		log: filepath.Join(p.Dir, name+".log"), ready: ready}
 }
 
 func (p *Pair) writeDocument() {
