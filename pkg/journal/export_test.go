@@ -1,6 +1,13 @@
 package journal
 
-import "context"
+import (
+	"context"
+
+	"github.com/nats-io/nats.go"
+)
 
 // TrimTo lets tests trim at once: the margin is at least a minute otherwise.
 func (w *Writer) TrimTo(ctx context.Context, margin uint64) error { return w.trimTo(ctx, margin) }
+
+// Message returns what the writer would send as seq.
+func (w *Writer) Message(data []byte, seq uint64) *nats.Msg { return w.chain.message(data, seq, "") }

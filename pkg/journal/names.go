@@ -25,7 +25,11 @@ func (id StreamID) Name() string {
 	return fmt.Sprintf("FS_%s_%s_g%d", id.Group, id.Part, id.Generation)
 }
 
-// Subject returns the one subject of the stream.
+// tenureMark stands between Subject and the tenure's name, where a tenure has a subject of its own.
+const tenureMark = "-t"
+
+// Subject returns the one subject of the stream. A stream with more than one replica has the current
+// tenure's name behind it, in the same token: Subject()-t<name>.
 func (id StreamID) Subject() string {
 	return fmt.Sprintf("fs.%s.%s.g%d", id.Group, id.Part, id.Generation)
 }

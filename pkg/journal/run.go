@@ -12,26 +12,13 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/farshore/farshore/pkg/events"
-)
-
-// Headers of a publish that JetStream checks before it stores a message.
-const (
-	expectedStream       = "Nats-Expected-Stream"
-	expectedLastSequence = "Nats-Expected-Last-Sequence"
-	expectedLastMsgID    = "Nats-Expected-Last-Msg-Id"
 )
 
 // codeStoreFailed is JetStream's error code for a DiscardNew stream that is full, or whose disk is.
 const codeStoreFailed = 10077
 
-var (
-	// errDoubt is the reason to read back what is stored.
-	errDoubt = errors.New("it is not known what is stored")
-	// errUnclaimed is a stream whose last message is gone.
-	errUnclaimed = errors.New("somebody purged the stream's last message, which tells whose it is: delete the stream, or start a new generation")
-)
+// errDoubt is the reason to read back what is stored.
+var errDoubt = errors.New("it is not known what is stored")
 
 // Run sends what is appended and waits for its acknowledgements. It returns nil when ctx ends, or the
 // error that ends the writer for good: ErrFenced or ErrHistoryLost. Everything else, such as a lost
@@ -167,7 +154,7 @@ func (s *sender) publish() error {
 			s.moved = time.Now()
 		}
 		seq := s.sent + 1
-		if err := s.w.site.nc.PublishMsg(s.w.message(data, seq, s.inbox+formatSeq(seq))); err != nil {
+		if err := s.w.site.nc.PublishMsg(s.w.chain.message(data, seq, s.inbox+formatSeq(seq))); err != nil {
 			return fmt.Errorf("publish: %w", err)
 		}
 		s.sent = seq
@@ -184,13 +171,9 @@ func (s *sender) acknowledged(m *nats.Msg) error {
 	if len(m.Data) == 0 {
 		return fmt.Errorf("%w: no stream answers (status %s)", errDoubt, m.Header.Get("Status"))
 	}
-	var ack struct {
-		Stream string              `json:"stream"`
-		Seq    uint64              `json:"seq"`
-		Error  *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(m.Data, &ack); err != nil {
-		return fmt.Errorf("%w: decode acknowledgement: %w", errDoubt, err)
+	ack, err := parseAck(m.Data)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errDoubt, err)
 	}
 	if ack.Error != nil {
 		if ack.Error.ErrorCode == codeStoreFailed {
@@ -206,6 +189,20 @@ func (s *sender) acknowledged(m *nats.Msg) error {
 	return nil
 }
 
+// ack is JetStream's answer to a publish.
+type ack struct {
+	Stream string              `json:"stream"`
+	Seq    uint64              `json:"seq"`
+	Error  *jetstream.APIError `json:"error"`
+}
+
+func parseAck(data []byte) (a ack, err error) {
+	if err = json.Unmarshal(data, &a); err != nil {
+		err = fmt.Errorf("decode acknowledgement: %w", err)
+	}
+	return a, err
+}
+
 func (w *Writer) setFull() {
 	w.mu.Lock()
 	first := !w.full
@@ -215,104 +212,6 @@ func (w *Writer) setFull() {
 		w.log.Warn("the stream is full: waiting until the DR site has stored more, or raise its max_bytes")
 	}
 	w.metrics.setFull(true)
-}
-
-// end is where a stream stands.
-type end struct {
-	seq     uint64
-	epoch   uint64 // of the message at seq; 0 where there is none
-	data    []byte // of the message at seq; nil where there is none
-	created time.Time
-}
-
-// end reads the stream's last sequence and the message there.
-func (w *Writer) end(ctx context.Context) (end, error) {
-	attempt, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	stream, err := w.site.js.Stream(attempt, w.id.Name())
-	if err != nil {
-		return end{}, err
-	}
-	info := stream.CachedInfo()
-	e := end{seq: info.State.LastSeq, created: info.Created}
-	if info.State.Msgs == 0 {
-		if e.seq != 0 {
-			return end{}, errUnclaimed
-		}
-		return e, nil
-	}
-	m, err := stream.GetMsg(attempt, e.seq)
-	if err != nil {
-		return end{}, fmt.Errorf("read message %d: %w", e.seq, err)
-	}
-	h, _, err := events.DecodeHeader(w.id.Name(), e.seq, m.Data)
-	if err != nil {
-		return end{}, err
-	}
-	e.epoch, e.data = h.Epoch, m.Data
-	return e, nil
-}
-
-// lostConfirmed is how long a stream must go on to end below what it acknowledged before that is
-// believed: a leader that has just been elected may not have applied everything yet.
-const lostConfirmed = 3 * time.Second
-
-// readBack finds out what is stored. It returns nil once it knows, or a final error.
-func (w *Writer) readBack(ctx context.Context) error {
-	var lostSince time.Time
-	var told rarely
-	for {
-		e, err := w.end(ctx)
-		if err == nil {
-			err = w.judge(e)
-			switch {
-			case err == nil, errors.Is(err, ErrFenced):
-				return err
-			case lostSince.IsZero():
-				lostSince = time.Now()
-			case time.Since(lostSince) > lostConfirmed:
-				return err
-			}
-		} else {
-			lostSince = time.Time{}
-			if errors.Is(err, jetstream.ErrStreamNotFound) {
-				err = fmt.Errorf("%w (was it deleted? restore it, or start a new generation)", err)
-			}
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		told.warn(w.log, "can't tell what is stored, trying again", err)
-		if !pause(ctx, reconnectWait) {
-			return ctx.Err()
-		}
-	}
-}
-
-// judge compares the stream's end with what was sent. Nil: everything up to the end is ours, and
-// sending can go on behind it.
-func (w *Writer) judge(e end) error {
-	w.mu.Lock()
-	stored, n := w.stored, uint64(len(w.pending))
-	var ours []byte
-	if e.seq > stored && e.seq <= stored+n {
-		ours = w.pending[e.seq-stored-1].data
-	}
-	w.mu.Unlock()
-	switch {
-	case e.epoch > w.epoch:
-		return fmt.Errorf("%w: its epoch is %d, ours %d", ErrFenced, e.epoch, w.epoch)
-	case !e.created.Equal(w.created):
-		return fmt.Errorf("%w: the stream was deleted and made again at %v", ErrHistoryLost, e.created)
-	case e.seq < stored:
-		return fmt.Errorf("%w: it ends at %d, %d was acknowledged", ErrHistoryLost, e.seq, stored)
-	case e.epoch != w.epoch:
-		return fmt.Errorf("%w: message %d is of epoch %d, ours is %d", ErrHistoryLost, e.seq, e.epoch, w.epoch)
-	case e.seq > stored && string(ours) != string(e.data):
-		return fmt.Errorf("%w: message %d is not the one that was sent", ErrHistoryLost, e.seq)
-	}
-	w.advance(e.seq)
-	return nil
 }
 
 // beat appends a heartbeat at every interval, whatever else is in the stream: lag is measured on them.

@@ -124,7 +124,9 @@ func (s *Site) EnsureStream(ctx context.Context, id StreamID, o StreamOptions) e
 
 func sameStream(is, want jetstream.StreamConfig) error {
 	e := &ConfigError{Name: "stream " + want.Name, Hint: "set the field back, or delete the stream to start a new history"}
-	e.differ("subjects", is.Subjects, want.Subjects)
+	if !ownSubjects(is, want.Subjects[0]) {
+		e.differ("subjects", is.Subjects, want.Subjects)
+	}
 	e.differ("retention", is.Retention, want.Retention)
 	e.differ("storage", is.Storage, want.Storage)
 	e.differ("discard", is.Discard, want.Discard)
@@ -145,6 +147,15 @@ func sameStream(is, want jetstream.StreamConfig) error {
 	e.differ("duplicate_window", is.Duplicates, want.Duplicates)
 	e.differ("metadata "+metaUID, is.Metadata[metaUID], want.Metadata[metaUID])
 	return e.or()
+}
+
+// ownSubjects tells whether the stream has its own subject, or that of a tenure of it.
+func ownSubjects(is jetstream.StreamConfig, own string) bool {
+	if len(is.Subjects) != 1 {
+		return false
+	}
+	rest, found := strings.CutPrefix(is.Subjects[0], own)
+	return found && (rest == "" || strings.HasPrefix(rest, tenureMark))
 }
 
 func consumerName(incarnation int) string { return fmt.Sprintf("dr_m%d", incarnation) }

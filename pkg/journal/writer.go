@@ -8,9 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
@@ -62,7 +59,7 @@ type Writer struct {
 	options  WriterOptions
 	log      *slog.Logger
 	metrics  writerMetrics
-	nonce    string // begins the message ids of this writer and of no other
+	chain    chain
 	epoch    uint64
 	previous uint64
 	created  time.Time // of the stream: its identity beside the name
@@ -105,78 +102,12 @@ func (s *Site) OpenWriter(ctx context.Context, id StreamID, o WriterOptions) (*W
 	}
 	w := &Writer{
 		site: s, id: id, options: o, log: o.Log.With("stream", id.Name()), metrics: metrics,
-		nonce: nuid.Next() + ".", wake: make(chan struct{}, 1), changed: make(chan struct{}),
+		chain: newChain(id), wake: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	if err := w.takeOver(ctx); err != nil {
 		return nil, fmt.Errorf("take over stream %s: %w", id.Name(), err)
 	}
 	return w, nil
-}
-
-// takeOver appends the Epoch. A race with another writer is simply run again: whoever appends last
-// has the highest epoch.
-func (w *Writer) takeOver(ctx context.Context) error {
-	var sent []byte
-	var told rarely
-	for {
-		e, err := w.end(ctx)
-		switch {
-		case err != nil && (ctx.Err() != nil || unusable(err)):
-			return err
-		case err != nil:
-			told.warn(w.log, "the stream does not answer, trying again", err)
-			if !pause(ctx, reconnectWait) {
-				return err
-			}
-			continue
-		case sent != nil && string(e.data) == string(sent):
-			w.mu.Lock()
-			w.stored = e.seq
-			w.mu.Unlock()
-			w.created = e.created
-			return nil
-		}
-		// While the end stands still the same bytes are sent again: an earlier attempt may
-		// still be on its way, and must be recognised when it arrives.
-		if sent == nil || e.seq != w.previous {
-			w.previous, w.epoch = e.seq, e.epoch+1
-			h := events.Header{Epoch: w.epoch, Time: time.Now()}
-			if sent, err = events.Append(nil, h, w.options.Open(w.epoch)); err != nil {
-				return err
-			}
-		}
-		m := w.message(sent, e.seq+1, "")
-		m.Header.Del(expectedLastMsgID) // the predecessor is somebody else's
-		attempt, cancel := context.WithTimeout(ctx, ackTimeout)
-		_, err = w.site.nc.RequestMsgWithContext(attempt, m)
-		cancel()
-		// Whatever the answer was: the next round reads what is stored.
-		if err != nil {
-			w.log.Debug("the epoch was not acknowledged, reading back", "error", err)
-			if !pause(ctx, reconnectWait) {
-				return ctx.Err()
-			}
-		}
-	}
-}
-
-// unusable tells whether waiting can't make the stream's end readable.
-func unusable(err error) bool {
-	var damaged *events.MessageError
-	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, errUnclaimed) || errors.As(err, &damaged)
-}
-
-// message makes the message for sequence seq. Its place is checked twice by the server: the
-// stream must end at seq-1, and the message there must be the very one that this writer sent. The number
-// alone is not enough. If another writer appends n messages, those that the older one has in flight
-// from the n-th on fit by number again.
-func (w *Writer) message(data []byte, seq uint64, reply string) *nats.Msg {
-	return &nats.Msg{Subject: w.id.Subject(), Reply: reply, Data: data, Header: nats.Header{
-		expectedStream:       {w.id.Name()},
-		expectedLastSequence: {formatSeq(seq - 1)},
-		expectedLastMsgID:    {w.nonce + formatSeq(seq-1)},
-		nats.MsgIdHdr:        {w.nonce + formatSeq(seq)},
-	}}
 }
 
 // ID returns the stream.

@@ -1,10 +1,12 @@
 package journal_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -173,6 +175,10 @@ func TestNothingIsLostOverRestartsAndCuts(t *testing.T) {
 func TestTakeoverFencesTheOlderWriter(t *testing.T) {
 	s := journaltest.One(t)
 	ensure(t, s, journal.StreamOptions{})
+	testTakeover(t, s)
+}
+
+func testTakeover(t *testing.T, s *journal.Site) {
 	a := start(t, s, "a")
 	appendAll(t, a, 0, 500)
 	stop := make(chan struct{})
@@ -222,6 +228,79 @@ func TestTakeoverFencesTheOlderWriter(t *testing.T) {
 	if err := a.WaitStored(t.Context(), 1<<40); !errors.Is(err, journal.ErrFenced) {
 		t.Errorf("wait of a fenced writer: %v", err)
 	}
+}
+
+// What an older writer had in flight reaches the server late, when the newer one has appended as much
+// as would make its sequences fit: none of it is stored.
+func TestLateMessagesOfAnOlderWriterAreRefused(t *testing.T) {
+	s := journaltest.One(t)
+	ensure(t, s, journal.StreamOptions{})
+	testLateMessages(t, s)
+}
+
+func testLateMessages(t *testing.T, s *journal.Site) {
+	t.Helper()
+	a := start(t, s, "a")
+	if err := a.end(t); err != nil { // it sends nothing any more
+		t.Fatal(err)
+	}
+	var late []*nats.Msg
+	for n := range uint64(40) {
+		data, err := events.Append(nil, events.Header{Epoch: a.Epoch(), Time: time.Now()}, numbered(int(n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		late = append(late, a.Message(data, a.Stored()+1+n))
+	}
+	b := start(t, s, "b")
+	appendAll(t, b, 0, 10)
+	wait(t, b, b.Previous()+11)
+	for _, m := range late {
+		reply, err := s.Conn().RequestMsg(m, 5*time.Second)
+		if err == nil && !strings.Contains(string(reply.Data), `"error"`) {
+			t.Fatalf("a late message was answered %s", reply.Data)
+		}
+	}
+	appendAll(t, b, 10, 20)
+	wait(t, b, b.Previous()+21)
+	tail, err := s.Tail(t.Context(), id.Name())
+	if err != nil || tail.Last != b.Previous()+21 {
+		t.Fatalf("the stream ends at %d, not %d: %v", tail.Last, b.Previous()+21, err)
+	}
+	if err := b.end(t); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Several writers that start at the same time: one of them stays, the others are fenced.
+func TestOfSimultaneousTakeoversOneStays(t *testing.T) {
+	s := journaltest.One(t)
+	ensure(t, s, journal.StreamOptions{})
+	var mu sync.Mutex
+	var all []*tenure
+	var wg sync.WaitGroup
+	for n := range 8 {
+		wg.Go(func() {
+			x := start(t, s, fmt.Sprint(n))
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, x)
+		})
+	}
+	wg.Wait()
+	slices.SortFunc(all, func(a, b *tenure) int { return cmp.Compare(a.Epoch(), b.Epoch()) })
+	last := all[len(all)-1]
+	for i, x := range all[:len(all)-1] {
+		if x.Epoch() == all[i+1].Epoch() {
+			t.Errorf("epoch %d was given twice", x.Epoch())
+		}
+		_, _ = x.Append(t.Context(), numbered(0)) // makes it ask; it may know already
+		if err := <-x.done; !errors.Is(err, journal.ErrFenced) {
+			t.Errorf("epoch %d ended with %v", x.Epoch(), err)
+		}
+	}
+	appendAll(t, last, 0, 10)
+	wait(t, last, last.Previous()+11)
 }
 
 // The chain itself: with one message left out, everything behind it is refused.
