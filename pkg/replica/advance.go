@@ -29,6 +29,9 @@ type step struct {
 func (s *Set) Advance(ctx context.Context, src Source, c *events.Commit) error {
 	s.advancing.Lock()
 	defer s.advancing.Unlock()
+	if err := s.settle(); err != nil {
+		return err
+	}
 	cp := s.Checkpoint()
 	if c.Token.Barrier == cp.Commit.Barrier && cp.Applying == nil {
 		return nil

@@ -32,6 +32,9 @@ func (s *Set) Seed(ctx context.Context, src Source, name string, generation uint
 	if v.now.State != Joining {
 		return nil
 	}
+	if err := s.settle(); err != nil {
+		return &VolumeError{name, err}
+	}
 	if v.now.Seq == 0 {
 		v.now.Generation = generation
 	}
@@ -49,6 +52,9 @@ func (s *Set) Seed(ctx context.Context, src Source, name string, generation uint
 func (s *Set) Fill(ctx context.Context, src Source, c *events.Commit) error {
 	s.advancing.Lock()
 	defer s.advancing.Unlock()
+	if err := s.settle(); err != nil {
+		return err
+	}
 	cp := s.Checkpoint()
 	if c.Token.Barrier == cp.Commit.Barrier && cp.Applying == nil {
 		return nil

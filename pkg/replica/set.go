@@ -94,6 +94,7 @@ type Set struct {
 
 	mu      sync.Mutex // guards what follows and the checkpoint file; taken last
 	cp      Checkpoint // as the file has it
+	unsure  bool       // the file may have a later one instead: writing it failed
 	volumes map[string]*volume
 }
 
@@ -125,6 +126,9 @@ func Open(dir string, o Options) (*Set, error) {
 		s.o.OpenTarget = openTarget
 	}
 	if err := s.fs.MkdirAll(filepath.Join(dir, volumesDir)); err != nil {
+		return nil, fmt.Errorf("open set of replicas: %w", err)
+	}
+	if err := s.fs.SyncDir(dir); err != nil { // an earlier attempt may have made it and failed
 		return nil, fmt.Errorf("open set of replicas: %w", err)
 	}
 	var err error
@@ -226,10 +230,23 @@ func (s *Set) record(change func(*Checkpoint)) error {
 	cp := s.cp.Clone()
 	change(&cp)
 	if err := writeCheckpoint(s.fs, s.dir, &cp); err != nil {
+		s.unsure = true
 		return err
 	}
-	s.cp = cp
+	s.cp, s.unsure = cp, false
 	return nil
+}
+
+// settle makes the file say what the set believes, after a write of it failed. Before that nothing may be
+// done to a replica, not even making it anew: the file may already promise what it holds.
+func (s *Set) settle() error {
+	s.mu.Lock()
+	unsure := s.unsure
+	s.mu.Unlock()
+	if !unsure {
+		return nil
+	}
+	return s.record(func(*Checkpoint) {})
 }
 
 // durable returns where the checkpoint has a volume; the zero Volume where it is not in it.
@@ -247,7 +264,8 @@ func (s *Set) openVolume(v *volume, size int64) error {
 	id := identity{Replica: s.replicaID(), Volume: v.name, Device: v.now.Device}
 	blank := v.now.Seq == 0
 	err := checkIdentity(s.fs, s.identityPath(v.name), id)
-	if blank && errors.Is(err, errNoIdentity) {
+	if blank && (err == nil || errors.Is(err, errNoIdentity)) {
+		// Again where it is there: an attempt that failed may have left it visible, but not durable.
 		err = writeIdentity(s.fs, s.identityPath(v.name), id)
 	}
 	if err != nil {

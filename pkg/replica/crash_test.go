@@ -1,0 +1,289 @@
+package replica_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+
+	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/replica"
+	"github.com/farshore/farshore/pkg/replica/replicatest"
+)
+
+var seedFlag = flag.Uint64("replica.seed", 0, "seed of random tests; 0 picks one")
+
+func pickSeed(t testing.TB) uint64 {
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("seed: -replica.seed=%d", seed)
+	return seed
+}
+
+// journey is a history with everything a replica meets: volumes that join later, grow, leave, are opened by
+// new writers.
+func journey(t testing.TB, seed uint64) (*replicatest.History, *replicatest.Memory) {
+	t.Helper()
+	h, m := replicatest.MemoryHistory("g", seed)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit := func() { _, err := h.Commit(""); must(err) }
+	must(h.Add("a", 64<<10, false))
+	must(h.Add("b", 96<<10, false))
+	must(h.Frame("a", 3))
+	for _, v := range []string{"a", "b"} {
+		must(h.Seed(v))
+		h.Join(v)
+	}
+	commit()
+	must(h.Frame("a", 8))
+	must(h.Frame("b", 4))
+	must(h.Hash("a", 0, 64<<10))
+	commit()
+	must(h.Resize("a", 80<<10))
+	must(h.Frame("a", 8))
+	must(h.Add("c", 32<<10, false))
+	must(h.Seed("c"))
+	h.Join("c")
+	commit()
+	_, err := h.Sink("b", h.Epoch("b")) // a new writer
+	must(err)
+	must(h.Frame("b", 5))
+	must(h.Frame("c", 5))
+	h.Leave("a")
+	commit()
+	must(h.Frame("c", 5))
+	commit()
+	return h, m
+}
+
+const setDir = "/dr/g"
+
+func openSet(m *replicatest.Machine) (*replica.Set, error) {
+	return replica.Open(setDir, replica.Options{Group: "g", FS: m, OpenTarget: m.OpenTarget, Memory: 16 << 10})
+}
+
+// same fails unless the machine holds every member of the checkpoint's commit byte for byte.
+func same(t *testing.T, m *replicatest.Machine, h *replicatest.History, cp replica.Checkpoint) {
+	t.Helper()
+	for volume, want := range h.State(cp.Commit.Barrier) {
+		got := m.Content(replica.VolumePath(setDir, volume))
+		if len(got) < len(want) || !bytes.Equal(got[:len(want)], want) {
+			t.Fatalf("volume %s differs at barrier %d\nsteps: %v", volume, cp.Commit.Barrier, m.Last())
+		}
+	}
+}
+
+// travel advances from where the set is to the end of the history, over whatever happens, and checks
+// after every stop that what the checkpoint says is what the replicas hold.
+func travel(t *testing.T, m *replicatest.Machine, h *replicatest.History, src replica.Source) {
+	t.Helper()
+	var set *replica.Set
+	last := h.Commits[len(h.Commits)-1].Token.Barrier
+	before := uint64(0)
+	for attempt := 0; ; attempt++ {
+		if attempt > 10*len(h.Commits) {
+			t.Fatalf("no end in sight\nsteps: %v", m.Last())
+		}
+		if m.Dead() {
+			m.Reboot()
+			set = nil
+		}
+		if set == nil {
+			var err error
+			if set, err = openSet(m); err != nil {
+				if !m.Dead() && !errors.Is(err, syscall.EIO) && !errors.Is(err, syscall.ENOSPC) {
+					t.Fatalf("open: %v\nsteps: %v", err, m.Last())
+				}
+				continue
+			}
+		}
+		cp := set.Checkpoint()
+		if cp.Commit.Barrier < before {
+			t.Fatalf("the checkpoint went back from barrier %d to %d", before, cp.Commit.Barrier)
+		}
+		before = cp.Commit.Barrier
+		if cp.Applying == nil {
+			same(t, m, h, cp)
+			if before == last {
+				return
+			}
+		}
+		next := h.Commits[max(cp.Commit.Barrier+1, cp.Floor())-1]
+		if err := set.Advance(t.Context(), src, next); err != nil && !m.Dead() &&
+			!errors.Is(err, syscall.EIO) && !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("advance: %v\nsteps: %v", err, m.Last())
+		}
+	}
+}
+
+// [I] A crash, an error or a full disk at any step is redone: the replicas are always byte-equal at the
+// checkpoint's commit, and the checkpoint never goes back.
+func TestEveryStepFails(t *testing.T) {
+	seed := pickSeed(t)
+	h, src := journey(t, seed)
+	clean := replicatest.NewMachine(seed)
+	travel(t, clean, h, src)
+	steps := clean.Steps()
+	t.Logf("%d steps", steps)
+	if steps < 60 {
+		t.Fatalf("only %d steps: the machine is not used", steps)
+	}
+	for name, f := range map[string]replicatest.Fault{
+		"crash":     {Crash: true},
+		"error":     {Err: syscall.EIO},
+		"full disk": {Err: syscall.ENOSPC},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for n := 1; n <= steps; n++ {
+				m := replicatest.NewMachine(seed + uint64(n))
+				m.At(n, f)
+				travel(t, m, h, src)
+			}
+		})
+	}
+}
+
+// Several accidents in a row, in the middle of redoing, too.
+func TestManyAccidents(t *testing.T) {
+	seed := pickSeed(t)
+	h, src := journey(t, seed)
+	for round := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, round))
+		m := replicatest.NewMachine(seed ^ round<<20)
+		for at, i := 0, 0; i < 12; i++ {
+			at += 1 + r.IntN(40)
+			f := replicatest.Fault{Crash: true}
+			if r.IntN(2) == 0 {
+				f = replicatest.Fault{Err: syscall.EIO}
+			}
+			m.At(at, f)
+		}
+		travel(t, m, h, src)
+	}
+}
+
+// [I] A fault at any step of filling a set is redone, too, and a seed goes on from its checkpoint.
+func TestEveryStepOfSeedAndFillFails(t *testing.T) {
+	seed := pickSeed(t)
+	h, src := journey(t, seed)
+	target := h.Commits[2]
+	run := func(m *replicatest.Machine) error {
+		set, err := openSet(m)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = set.Close() }()
+		if set.Checkpoint().Applying == nil && set.Checkpoint().Commit.Barrier == 0 {
+			if err := set.Seed(t.Context(), src, "a", 1); err != nil {
+				return err
+			}
+			if v := set.Checkpoint().Volumes["a"]; v.State != replica.Seeded {
+				t.Fatalf("a is %s after its first pass", v.State)
+			}
+		}
+		if err := set.Fill(t.Context(), src, target); err != nil {
+			return err
+		}
+		same(t, m, h, set.Checkpoint())
+		return nil
+	}
+	clean := replicatest.NewMachine(seed)
+	if err := run(clean); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= clean.Steps(); n++ {
+		for _, f := range []replicatest.Fault{{Crash: true}, {Err: syscall.EIO}} {
+			m := replicatest.NewMachine(seed + uint64(n))
+			m.At(n, f)
+			for attempt := 0; ; attempt++ {
+				err := run(m)
+				if err == nil {
+					break
+				}
+				if attempt > 3 {
+					t.Fatalf("fault at step %d: %v\nsteps: %v", n, err, m.Last())
+				}
+				m.Crash() // whatever it was, the process ends
+				m.Reboot()
+			}
+		}
+	}
+}
+
+// [I] Nothing is written before all volumes are prepared.
+func TestNothingWrittenBeforeAllArePrepared(t *testing.T) {
+	seed := pickSeed(t)
+	h, src := journey(t, seed)
+	m := replicatest.NewMachine(seed)
+	set, err := openSet(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := set.Advance(t.Context(), src, h.Commits[0]); err != nil {
+		t.Fatal(err)
+	}
+	seq := h.Commits[1].Vector[1].Position.Seq
+	for name, change := range map[string]func([]byte) []byte{
+		"missing": func([]byte) []byte { return nil },
+		"damaged": func(b []byte) []byte { b[len(b)/2] ^= 4; return b },
+		"short":   func(b []byte) []byte { return b[:len(b)-3] },
+	} {
+		undo := src.Alter(h.ID("b"), seq-1, change)
+		err := set.Advance(t.Context(), src, h.Commits[1])
+		stream, at, damaged := replica.Damage(err)
+		if !damaged || stream != src.Name(h.ID("b")) || at != seq-1 {
+			t.Errorf("%s: Damage says %s, %d, %v of %v", name, stream, at, damaged, err)
+		}
+		if cp := set.Checkpoint(); cp.Commit.Barrier != 1 || cp.Applying != nil {
+			t.Errorf("%s: the checkpoint is at %d, applying %v", name, cp.Commit.Barrier, cp.Applying)
+		}
+		same(t, m, h, set.Checkpoint())
+		undo()
+	}
+	if err := set.Advance(t.Context(), src, h.Commits[1]); err != nil {
+		t.Fatalf("after the damage healed: %v", err)
+	}
+	same(t, m, h, set.Checkpoint())
+}
+
+// [I] A replica is never rewound, and an interval that isn't here is waited for.
+func TestNeverRewound(t *testing.T) {
+	seed := pickSeed(t)
+	h, src := journey(t, seed)
+	m := replicatest.NewMachine(seed)
+	set, err := openSet(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := set.Advance(t.Context(), src, h.Commits[2]); err != nil {
+		t.Fatal(err)
+	}
+	if err := set.Advance(t.Context(), src, h.Commits[1]); !errors.Is(err, replica.ErrRewind) {
+		t.Errorf("advanced to an older commit: %v", err)
+	}
+	odd := *h.Commits[3]
+	odd.Vector = []events.VectorEntry{{Volume: "b", Position: events.Position{Generation: 1, Seq: 1}}}
+	if err := set.Advance(t.Context(), src, &odd); !errors.Is(err, replica.ErrRewind) {
+		t.Errorf("advanced to a vector behind the replica: %v", err)
+	}
+	late := *h.Commits[3]
+	late.Vector = []events.VectorEntry{{Volume: "b", Position: events.Position{Generation: 1, Seq: 10_000}}}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- set.Advance(ctx, src, &late) }()
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("a commit that isn't here gave %v", err)
+	}
+	same(t, m, h, set.Checkpoint())
+}

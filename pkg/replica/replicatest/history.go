@@ -1,0 +1,195 @@
+package replicatest
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
+)
+
+// History makes up the streams of a group and keeps what its volumes hold at every commit. It is not
+// safe for concurrent use.
+type History struct {
+	Group   string
+	Commits []*events.Commit
+	States  []map[string][]byte // what the volumes hold at each commit
+
+	// Sink stores an event of a volume and returns its sequence.
+	Sink func(volume string, e events.Event) (uint64, error)
+
+	rand    *rand.Rand
+	volumes map[string][]byte
+	member  map[string]bool
+	barrier uint64
+	clock   time.Time
+}
+
+// NewHistory returns a History that is made from a seed.
+func NewHistory(group string, seed uint64, sink func(volume string, e events.Event) (uint64, error)) *History {
+	return &History{
+		Group: group, Sink: sink, rand: rand.New(rand.NewPCG(seed, 7)), volumes: make(map[string][]byte),
+		member: make(map[string]bool), clock: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+	}
+}
+
+// MemoryHistory returns a History whose streams are in memory, with one writer for each.
+func MemoryHistory(group string, seed uint64) (*History, *Memory) {
+	m := NewMemory()
+	epochs := make(map[string]uint64)
+	var h *History
+	h = NewHistory(group, seed, func(volume string, e events.Event) (uint64, error) {
+		if e.Kind() == events.KindEpoch {
+			epochs[volume]++
+		}
+		h.clock = h.clock.Add(time.Millisecond)
+		return m.Append(h.ID(volume), events.Header{Epoch: epochs[volume], Time: h.clock}, e)
+	})
+	return h, m
+}
+
+// ID returns the stream of a volume.
+func (h *History) ID(volume string) journal.StreamID {
+	return journal.StreamID{Group: h.Group, Part: volume, Generation: 1}
+}
+
+// UID returns the identity that a volume has in the history.
+func UID(volume string) string { return "uid-" + volume }
+
+// Epoch returns the event that opens a writer's tenure of a volume.
+func (h *History) Epoch(volume string) *events.Epoch {
+	return &events.Epoch{Writer: fmt.Sprintf("writer-%d", h.rand.Uint32()), UID: UID(volume), Size: int64(len(h.volumes[volume])), BlockSize: 512}
+}
+
+// Add makes a blank volume known; opened tells that its Epoch is in the stream already.
+func (h *History) Add(volume string, size int64, opened bool) error {
+	h.volumes[volume] = make([]byte, size)
+	if opened {
+		return nil
+	}
+	_, err := h.Sink(volume, h.Epoch(volume))
+	return err
+}
+
+// Join makes a volume a member from the next commit on.
+func (h *History) Join(volume string) { h.member[volume] = true }
+
+// Leave takes a volume out of the commits.
+func (h *History) Leave(volume string) { delete(h.member, volume) }
+
+// Content returns what a volume holds now.
+func (h *History) Content(volume string) []byte { return h.volumes[volume] }
+
+// Frame appends a frame of up to so many random operations.
+func (h *History) Frame(volume string, most int) error {
+	v := h.volumes[volume]
+	var ops []events.Op
+	var content []byte
+	for range 1 + h.rand.IntN(most) {
+		off := h.rand.Int64N(int64(len(v))/512) * 512
+		n := min(512*(1+h.rand.Int64N(16)), int64(len(v))-off)
+		if len(ops) > 0 && h.rand.IntN(3) == 0 { // behind the one before, as file systems write
+			last := ops[len(ops)-1]
+			if off = last.Offset + last.Length; off >= int64(len(v)) {
+				off = 0
+			}
+			n = min(n, int64(len(v))-off)
+		}
+		kind := events.OpWrite
+		if h.rand.IntN(4) == 0 {
+			kind = events.OpZero + events.OpKind(h.rand.IntN(2))
+		}
+		ops = append(ops, events.Op{Kind: kind, Offset: off, Length: n})
+		if kind != events.OpWrite {
+			clear(v[off : off+n])
+			continue
+		}
+		data := make([]byte, n)
+		for i := range data {
+			data[i] = byte(h.rand.Uint32() & 3) // compresses a little
+		}
+		copy(v[off:], data)
+		content = append(content, data...)
+	}
+	f, err := events.NewFrame(ops, content, events.Compression(h.rand.IntN(2)))
+	if err != nil {
+		return err
+	}
+	_, err = h.Sink(volume, f)
+	return err
+}
+
+// Write appends a frame with one write.
+func (h *History) Write(volume string, off int64, data []byte) error {
+	copy(h.volumes[volume][off:], data)
+	f, err := events.NewFrame([]events.Op{{Kind: events.OpWrite, Offset: off, Length: int64(len(data))}}, slices.Clone(data), events.Uncompressed)
+	if err != nil {
+		return err
+	}
+	_, err = h.Sink(volume, f)
+	return err
+}
+
+// Seed appends a whole pass over a volume and its end.
+func (h *History) Seed(volume string) error {
+	v := h.volumes[volume]
+	for off := 0; off < len(v); off += events.MaxContent {
+		region := v[off:min(off+events.MaxContent, len(v))]
+		f, err := events.NewFrame([]events.Op{{Kind: events.OpWrite, Offset: int64(off), Length: int64(len(region))}}, slices.Clone(region), events.S2)
+		if err != nil {
+			return err
+		}
+		if _, err := h.Sink(volume, f); err != nil {
+			return err
+		}
+	}
+	_, err := h.Sink(volume, &events.PassDone{Pass: events.PassSeed, Regions: 1, Bytes: uint64(len(v))})
+	return err
+}
+
+// Hash appends the hash of a region.
+func (h *History) Hash(volume string, off, length int64) error {
+	_, err := h.Sink(volume, &events.RegionHash{Offset: off, Length: length, Hash: sha256.Sum256(h.volumes[volume][off : off+length])})
+	return err
+}
+
+// Resize lets a volume grow.
+func (h *History) Resize(volume string, size int64) error {
+	v := h.volumes[volume]
+	_, err := h.Sink(volume, &events.Resize{Old: int64(len(v)), New: size})
+	h.volumes[volume] = append(v, make([]byte, size-int64(len(v)))...)
+	return err
+}
+
+// Commit cuts all members and keeps what they hold.
+func (h *History) Commit(label string) (*events.Commit, error) {
+	h.barrier++
+	h.clock = h.clock.Add(time.Second)
+	c := &events.Commit{Token: events.Token{Epoch: 1, Barrier: h.barrier}, Type: events.Crash, Label: label, Time: h.clock, Roster: 1}
+	if label != "" {
+		c.Type = events.Labeled
+	}
+	state := make(map[string][]byte)
+	for _, volume := range slices.Sorted(maps.Keys(h.member)) {
+		seq, err := h.Sink(volume, &events.Mark{Token: c.Token})
+		if err != nil {
+			return nil, err
+		}
+		c.Vector = append(c.Vector, events.VectorEntry{Volume: volume, Position: events.Position{Generation: 1, Seq: seq}})
+		state[volume] = slices.Clone(h.volumes[volume])
+	}
+	h.Commits, h.States = append(h.Commits, c), append(h.States, state)
+	return c, nil
+}
+
+// State returns what the volumes hold at a barrier.
+func (h *History) State(barrier uint64) map[string][]byte {
+	if barrier == 0 {
+		return nil
+	}
+	return h.States[barrier-1]
+}
