@@ -13,7 +13,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the programs into bin/
-	$(GO) build -trimpath -o bin/ ./cmd/capturer ./cmd/snapshotter ./cmd/applier ./cmd/farshore
+	$(GO) build -o bin/ ./cmd/capturer ./cmd/snapshotter ./cmd/applier ./cmd/farshore
 
 test: ## run everything: checks, unit and integration tests, demo, mutation check (up to an hour)
 	GO="$(GO)" scripts/test.sh
