@@ -174,7 +174,7 @@ mutation() {
 	return $status
 }
 
-build() { "$GO" build -trimpath -o bin/ ./cmd/capturer ./cmd/snapshotter ./cmd/applier ./cmd/farshore; }
+build() { "$GO" build -o bin/ ./cmd/capturer ./cmd/snapshotter ./cmd/applier ./cmd/farshore; }
 
 demo() { bin/farshore demo --duration 15s --seed 1; }
 
