@@ -19,6 +19,9 @@ type History struct {
 	Commits []*events.Commit
 	States  []map[string][]byte // what the volumes hold at each commit
 
+	// Clock dates commits; nil is a clock that advances by a second from one to the next.
+	Clock func() time.Time
+
 	// Sink stores an event of a volume and returns its sequence.
 	Sink func(volume string, e events.Event) (uint64, error)
 
@@ -169,6 +172,9 @@ func (h *History) Resize(volume string, size int64) error {
 func (h *History) Commit(label string) (*events.Commit, error) {
 	h.barrier++
 	h.clock = h.clock.Add(time.Second)
+	if h.Clock != nil {
+		h.clock = h.Clock()
+	}
 	c := &events.Commit{Token: events.Token{Epoch: 1, Barrier: h.barrier}, Type: events.Crash, Label: label, Time: h.clock, Roster: 1}
 	if label != "" {
 		c.Type = events.Labeled
