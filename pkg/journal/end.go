@@ -51,6 +51,13 @@ func (w *Writer) end(ctx context.Context) (end, error) {
 	return e, nil
 }
 
+// lostHint tells an operator how to go on without a stream that has lost history.
+func (id StreamID) lostHint() string {
+	return fmt.Sprintf("a server that lost power may have lost what it had not written to its disk; what the DR site has stays, "+
+		"and a new history begins with the next generation: set key %s.%s of the primary's KV bucket %s to %d and start the writer again",
+		id.Group, id.Part, GenerationBucket, id.Generation+1)
+}
+
 // lostConfirmed is how long a stream must go on to end below what it acknowledged before that is
 // believed: a leader that has just been elected may not have applied everything yet.
 const lostConfirmed = 3 * time.Second
@@ -69,7 +76,7 @@ func (w *Writer) readBack(ctx context.Context) error {
 			case lostSince.IsZero():
 				lostSince = time.Now()
 			case time.Since(lostSince) > lostConfirmed:
-				return err
+				return fmt.Errorf("%w (%s)", err, w.id.lostHint())
 			}
 		} else {
 			lostSince = time.Time{}

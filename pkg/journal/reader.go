@@ -13,8 +13,11 @@ import (
 	"github.com/farshore/farshore/pkg/events"
 )
 
-// readAhead is how many messages a Reader holds before they are asked for: at most 16 MiB.
-const readAhead = 32
+// What a Reader holds before it is asked for; each event fits readAheadBytes several times.
+const (
+	readAhead      = 256     // messages
+	readAheadBytes = 8 << 20 // bytes
+)
 
 // msgSize is the header that carries the size of a message delivered without its content.
 const msgSize = "Nats-Msg-Size"
@@ -90,7 +93,7 @@ func (r *Reader) open(ctx context.Context) error {
 		InactiveThreshold: 30 * time.Second,
 	})
 	if err == nil {
-		r.msgs, err = c.Messages(jetstream.PullMaxMessages(readAhead), jetstream.PullHeartbeat(2*time.Second), jetstream.PullExpiry(10*time.Second))
+		r.msgs, err = c.Messages(jetstream.PullMaxMessagesWithBytesLimit(readAhead, readAheadBytes), jetstream.PullHeartbeat(2*time.Second), jetstream.PullExpiry(10*time.Second))
 	}
 	if err != nil {
 		return fmt.Errorf("read stream %s from %d: %w", r.name, r.next, err)
@@ -121,7 +124,7 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 // fetch returns the next raw message, opening the consumer again as often as it takes.
 func (r *Reader) fetch(ctx context.Context) ([]byte, uint64, time.Time, error) {
 	var told rarely
-	for {
+	for try := 0; ; try++ {
 		if ctx.Err() != nil {
 			return nil, 0, time.Time{}, fmt.Errorf("read stream %s: %w", r.name, ctx.Err())
 		}
@@ -149,7 +152,9 @@ func (r *Reader) fetch(ctx context.Context) ([]byte, uint64, time.Time, error) {
 			r.log.Debug("reading again", "from", r.next, "error", err)
 		}
 		r.Close()
-		pause(ctx, reconnectWait)
+		if try > 0 { // a consumer that was idle for long has to be opened again, which works at once
+			pause(ctx, reconnectWait)
+		}
 	}
 }
 

@@ -220,6 +220,12 @@ authorization { user: a, password: b }
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Shutdown(); s.Wait() })
+	if _, err = journal.Connect(t.Context(), journal.Options{URL: strings.Replace(s.ClientURL(), "nats://", "nats://a:b@", 1)}); err == nil || !strings.Contains(err.Error(), "is JetStream on") {
+		t.Errorf("no JetStream: %v", err)
+	}
+	if _, err = journal.Connect(t.Context(), journal.Options{URL: journaltest.One(t).Conn().ConnectedUrl(), Domain: "elsewhere"}); err == nil || !strings.Contains(err.Error(), `domain "elsewhere"`) {
+		t.Errorf("another domain: %v", err)
+	}
 	if _, err = journal.Connect(t.Context(), journal.Options{URL: s.ClientURL()}); !errors.Is(err, nats.ErrAuthorization) || !strings.Contains(err.Error(), "NKEY") {
 		t.Errorf("refused credentials: %v", err)
 	}
@@ -256,5 +262,74 @@ func TestBytesOfARange(t *testing.T) {
 	}
 	if got, err := s.Bytes(t.Context(), id.Name(), 11, 50); err != nil || got != want {
 		t.Errorf("%d bytes, want %d: %v", got, want, err)
+	}
+}
+
+// A mirror is trimmed on its own, keeps its last message, and goes on.
+func TestMirrorIsPurgedAndGoesOn(t *testing.T) {
+	p := journaltest.Sites(t)
+	ensure(t, p.Primary, journal.StreamOptions{})
+	if err := p.DR.EnsureMirror(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	x := start(t, p.Primary, "a")
+	reaches := func(last uint64) func() bool {
+		return func() bool {
+			tail, err := p.DR.Tail(t.Context(), id.Mirror(1))
+			return err == nil && tail.Last == last
+		}
+	}
+	appendAll(t, x, 0, 100)
+	eventually(t, "the mirror has it all", reaches(101))
+	if err := p.DR.Purge(t.Context(), id.Mirror(1), 1000); err != nil {
+		t.Fatal(err)
+	}
+	tail, err := p.DR.Tail(t.Context(), id.Mirror(1))
+	if err != nil || tail.First != 101 || tail.Messages != 1 || tail.Header.Epoch != x.Epoch() {
+		t.Errorf("after a purge of everything: %+v, %v", tail, err)
+	}
+	appendAll(t, x, 100, 200)
+	eventually(t, "the mirror goes on", reaches(201))
+	if tail, err = p.Primary.Tail(t.Context(), id.Name()); err != nil || tail.First != 1 {
+		t.Errorf("the origin was trimmed, too: %+v, %v", tail, err)
+	}
+	r, err := p.DR.OpenReader(t.Context(), id.Mirror(1), 101)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for n := 99; n < 200; n++ {
+		m, err := r.Next(t.Context())
+		if err != nil || m.Event.(*events.PassDone).Regions != uint64(n) {
+			t.Fatalf("number %d: %+v, %v", n, m, err)
+		}
+	}
+}
+
+// An origin that ends below its mirror was rolled back, as by a power cut: the DR site notices.
+func TestOriginBehindItsMirrorIsHistoryLost(t *testing.T) {
+	p := journaltest.Sites(t)
+	ensure(t, p.Primary, journal.StreamOptions{})
+	if err := p.DR.EnsureMirror(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	x := start(t, p.Primary, "a")
+	appendAll(t, x, 0, 100)
+	eventually(t, "the mirror has it all", func() bool {
+		tail, err := p.DR.Tail(t.Context(), id.Mirror(1))
+		return err == nil && tail.Last == 101
+	})
+	if err := p.Primary.JetStream().DeleteStream(t.Context(), id.Name()); err != nil {
+		t.Fatal(err)
+	}
+	ensure(t, p.Primary, journal.StreamOptions{})
+	if err := p.DR.EnsureMirror(t.Context(), id); !errors.Is(err, journal.ErrHistoryLost) || !strings.Contains(err.Error(), "generation") {
+		t.Errorf("a rolled back origin: %v", err)
+	}
+	if _, err := x.Append(t.Context(), numbered(0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-x.done; !errors.Is(err, journal.ErrHistoryLost) {
+		t.Errorf("the writer ended with %v", err)
 	}
 }

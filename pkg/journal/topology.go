@@ -293,7 +293,8 @@ func streamInfo(info *jetstream.StreamInfo, id StreamID, incarnation int) Stream
 }
 
 // EnsureMirror makes the first mirror of the peer's stream id at this site. It needs the primary. Calling
-// it again changes nothing. A mirror that differs, and sites that accept messages of different sizes, give a *ConfigError.
+// it again changes nothing. A mirror that differs, and sites that accept messages of different sizes, give a
+// *ConfigError, an origin that ends below its mirror ErrHistoryLost.
 func (s *Site) EnsureMirror(ctx context.Context, id StreamID) error {
 	const incarnation = 1
 	if err := id.check(); err != nil {
@@ -313,6 +314,12 @@ func (s *Site) EnsureMirror(ctx context.Context, id StreamID) error {
 			Consumer: &jetstream.StreamConsumerSource{Name: consumerName(incarnation), DeliverSubject: deliverSubject(id, incarnation)},
 		},
 	}
+	// The mirror before the origin: what it holds by now, the origin must still hold then.
+	stream, err := s.js.Stream(ctx, name)
+	missing := errors.Is(err, jetstream.ErrStreamNotFound)
+	if err != nil && !missing {
+		return fmt.Errorf("look for mirror %s: %w", name, err)
+	}
 	origin, err := s.peer.Stream(ctx, id.Name())
 	if err != nil {
 		return fmt.Errorf("ask the primary for %s: %w", id.Name(), err)
@@ -320,13 +327,14 @@ func (s *Site) EnsureMirror(ctx context.Context, id StreamID) error {
 	if err := s.samePayload(streamInfo(origin.CachedInfo(), id, 0)); err != nil {
 		return err
 	}
-	want.Metadata = maps.Clone(origin.CachedInfo().Config.Metadata)
-	stream, err := s.js.Stream(ctx, name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = s.js.CreateStream(ctx, want)
+	if missing {
+		want.Metadata = maps.Clone(origin.CachedInfo().Config.Metadata)
+		if stream, err = s.js.CreateStream(ctx, want); err != nil {
+			return fmt.Errorf("make mirror %s: %w", name, err)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("make mirror %s: %w", name, err)
+	if here, there := stream.CachedInfo().State.LastSeq, origin.CachedInfo().State.LastSeq; there < here {
+		return fmt.Errorf("mirror %s reaches %d: %w: the primary's stream ends at %d (%s)", name, here, ErrHistoryLost, there, id.lostHint())
 	}
 	is := stream.CachedInfo().Config
 	e := &ConfigError{Name: "mirror " + name, Hint: "delete the mirror to have it made again, while the primary still has the history"}

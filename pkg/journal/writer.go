@@ -148,7 +148,7 @@ func (w *Writer) Full() bool {
 // are not stored yet. An error is either ctx's, one of encoding (the event was not appended), or final.
 func (w *Writer) Append(ctx context.Context, e events.Event) (uint64, error) {
 	h := events.Header{Epoch: w.epoch, Time: time.Now(), Trace: traceContext(ctx)}
-	data, err := events.Append(nil, h, e)
+	data, err := events.Append(buffer(e), h, e)
 	if err != nil {
 		return 0, fmt.Errorf("append to stream %s: %w", w.id.Name(), err)
 	}
@@ -173,6 +173,29 @@ func (w *Writer) Append(ctx context.Context, e events.Event) (uint64, error) {
 	w.mu.Unlock()
 	w.poke()
 	return seq, nil
+}
+
+// buffers are those of large messages that are stored. Only large messages use them, so that a pending one
+// holds little more memory than its bytes.
+var buffers sync.Pool
+
+const largeMessage = 128 << 10 // bytes
+
+// buffer returns where to encode e.
+func buffer(e events.Event) []byte {
+	if f, ok := e.(*events.Frame); ok && len(f.Payload) >= largeMessage {
+		if b, ok := buffers.Get().(*[]byte); ok {
+			return (*b)[:0]
+		}
+	}
+	return nil
+}
+
+// recycle takes a message back that is neither compared nor sent again. NATS has copied it.
+func recycle(data []byte) {
+	if len(data) >= largeMessage {
+		buffers.Put(&data)
+	}
 }
 
 // add queues a message; w.mu is held.
@@ -220,6 +243,7 @@ func (w *Writer) advance(seq uint64) {
 	var bytes int64
 	for i := range n {
 		bytes += int64(len(w.pending[i].data))
+		recycle(w.pending[i].data)
 		w.pending[i].data = nil // free it although the slice's array lives on
 	}
 	w.pending = w.pending[n:]

@@ -47,7 +47,7 @@ func ensure(t *testing.T, s *journal.Site, o journal.StreamOptions) {
 	}
 }
 
-func start(t *testing.T, s *journal.Site, name string, change ...func(*journal.WriterOptions)) *tenure {
+func start(t testing.TB, s *journal.Site, name string, change ...func(*journal.WriterOptions)) *tenure {
 	t.Helper()
 	o := journal.WriterOptions{Writer: name, HeartbeatEvery: -1, Open: func(uint64) *events.Epoch {
 		return &events.Epoch{Writer: name, UID: "uid", Size: 1 << 30, BlockSize: 4096}
