@@ -13,6 +13,7 @@ import (
 
 	"github.com/farshore/farshore/cmd/farshore/internal/statusview"
 	"github.com/farshore/farshore/cmd/internal/daemon"
+	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
 )
 
@@ -46,7 +47,7 @@ It reads the document that the group's applier writes about once a second at the
 				return err
 			}
 			defer site.Close()
-			s := status{site: site, group: g.Metadata.Name, out: cmd.OutOrStdout(), json: asJSON}
+			s := status{site: site, group: g.Metadata.Name, out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr(), json: asJSON}
 			if watch {
 				return s.watch(cmd.Context())
 			}
@@ -63,6 +64,7 @@ type status struct {
 	site  *journal.Site
 	group string
 	out   io.Writer
+	errs  io.Writer
 	json  bool
 }
 
@@ -88,20 +90,20 @@ func (s *status) watch(ctx context.Context) error {
 	if isFile && term.IsTerminal(int(file.Fd())) {
 		clear = "\x1b[H\x1b[2J"
 	}
-	for {
+	for shown := false; ; {
 		st, err := statusview.Read(ctx, s.site, s.group)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil:
+		case err != nil && !shown:
 			return err
-		case s.json:
-			err = json.NewEncoder(s.out).Encode(st)
+		case err != nil: // the site may come back
+			fmt.Fprintf(s.errs, "%s  %v\n", time.Now().Format(time.TimeOnly), err)
 		default:
-			_, err = fmt.Fprintf(s.out, "%s%s\n", clear, statusview.Text(st, time.Now()))
-		}
-		if err != nil {
-			return err
+			if err := s.show(st, clear); err != nil {
+				return err
+			}
+			shown = true
 		}
 		select {
 		case <-ctx.Done():
@@ -109,4 +111,12 @@ func (s *status) watch(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+func (s *status) show(st *group.Status, clear string) error {
+	if s.json {
+		return json.NewEncoder(s.out).Encode(st)
+	}
+	_, err := fmt.Fprintf(s.out, "%s%s\n", clear, statusview.Text(st, time.Now()))
+	return err
 }

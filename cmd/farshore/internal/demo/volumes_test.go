@@ -116,7 +116,9 @@ func TestDatabasesOverNBDAtAnyCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stored.mu.Lock()
 	created := len(stored.log)
+	stored.mu.Unlock()
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(t.Context()) }()
 	for log.Acknowledged(bank.Credit) < int64(100+random.IntN(100)) {
@@ -134,7 +136,7 @@ func TestDatabasesOverNBDAtAnyCut(t *testing.T) {
 	stored.mu.Lock()
 	defer stored.mu.Unlock()
 	cuts := []int{created, len(stored.log)}
-	for range 40 {
+	for range 20 {
 		cuts = append(cuts, created+random.IntN(len(stored.log)-created))
 	}
 	for _, n := range cuts {
