@@ -96,6 +96,29 @@ func TestBudgetGuarantees(t *testing.T) {
 	})
 }
 
+// A recorder that joins late has nothing guaranteed that others hold already.
+func TestBudgetJoinedLate(t *testing.T) {
+	b := NewBudget(1 << 20)
+	first := b.join()
+	if err := first.acquire(t.Context(), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	second := b.join()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := second.acquire(ended, 4096); !errors.Is(err, context.Canceled) || b.Used() > b.Total() {
+		t.Errorf("%v, and %d of %d bytes are used", err, b.Used(), b.Total())
+	}
+	first.release(1 << 20)
+	if err := second.acquire(t.Context(), 4096); err != nil {
+		t.Error(err)
+	}
+	second.release(4096)
+	if b.used != 0 || b.excess != 0 {
+		t.Errorf("afterwards %d used, %d beyond guarantees", b.used, b.excess)
+	}
+}
+
 func TestRangeLocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r rangeLocks

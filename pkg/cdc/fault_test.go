@@ -96,6 +96,32 @@ func differs(t *testing.T, r *rig) bool {
 	return !bytes.Equal(image, r.image(t))
 }
 
+// A flush that fails may have lost what was acknowledged before it. All of the volume is read again, once a
+// flush succeeds.
+func TestFailedFlushLosesWrites(t *testing.T) {
+	r := newRig(t, 1<<20, nil).run(t)
+	ctx := deadline(t)
+	must(t, r.Write(ctx, pattern(8192, 1), 4096, false))
+	var broken atomic.Bool
+	broken.Store(true)
+	r.dev.before = func(call string, _, _ int64) error {
+		if call == "flush" && broken.Load() {
+			return errors.Join(syscall.EIO, r.dev.Device.Trim(4096, 4096)) // the page is lost
+		}
+		return nil
+	}
+	wantIs(t, "flush", r.Flush(ctx), syscall.EIO)
+	if ready, _ := r.Ready(); ready {
+		t.Error("the volume votes although nobody knows what it holds")
+	}
+	must(t, r.Hold(token(1, 1), time.Minute))
+	_, err := r.Mark(ctx, token(1, 1))
+	wantIs(t, "mark", err, cdc.ErrNotReady)
+	broken.Store(false)
+	eventually(t, "ready", func() bool { ready, _ := r.Ready(); return ready })
+	r.check(t, make([]byte, 1<<20))
+}
+
 // A failed write's error reaches the application, as what it is.
 func TestDeviceErrorsArePassedOn(t *testing.T) {
 	r := newRig(t, 1<<20, nil).run(t)

@@ -203,3 +203,45 @@ func TestPassLeavesRoom(t *testing.T) {
 	r.awaitReady(t)
 	r.check(t, pattern(size, 0xee))
 }
+
+// A hole that is written to just after it was found isn't sent as a hole.
+func TestPassLooksAtHolesUnderTheirLock(t *testing.T) {
+	r := newRig(t, 4<<20, nil)
+	first := true
+	r.dev.asked = func() {
+		if first {
+			first = false
+			must(t, r.Write(context.Background(), pattern(4096, 1), 2<<20, false))
+		}
+	}
+	r.StartPass(events.PassSeed)
+	r.run(t)
+	r.awaitReady(t)
+	r.check(t, pattern(4<<20, 0xee))
+}
+
+// A write can't come between reading a region and appending it.
+func TestPassLocksWhatItReads(t *testing.T) {
+	r := newRig(t, 1<<20, nil)
+	must(t, writeAll(r.dev.Device, pattern(1<<20, 1)))
+	written := make(chan error, 1)
+	first := true
+	r.dev.read = func() {
+		if !first {
+			return
+		}
+		first = false
+		go func() { written <- r.Write(context.Background(), pattern(4096, 2), 4096, false) }()
+		select {
+		case err := <-written:
+			t.Error("a write went into a region that was being passed")
+			written <- err
+		case <-soon(t).Done():
+		}
+	}
+	r.StartPass(events.PassSeed)
+	r.run(t)
+	r.awaitReady(t)
+	must(t, <-written)
+	r.check(t, pattern(1<<20, 0xee))
+}

@@ -182,6 +182,16 @@ func count[E events.Event](all []events.Event) (n int) {
 type hooked struct {
 	cdc.Device
 	before func(call string, off, length int64) error // nil: nothing
+	// asked and read are called behind Segments and ReadAt, before the answer is returned; nil: nothing
+	asked, read func()
+}
+
+func (d *hooked) Segments(off, length int64) ([]cdc.Segment, error) {
+	segments, err := d.Device.Segments(off, length)
+	if d.asked != nil {
+		d.asked()
+	}
+	return segments, err
 }
 
 func (d *hooked) call(name string, off, length int64) error {
@@ -195,7 +205,11 @@ func (d *hooked) ReadAt(p []byte, off int64) (int, error) {
 	if err := d.call("read", off, int64(len(p))); err != nil {
 		return 0, err
 	}
-	return d.Device.ReadAt(p, off)
+	n, err := d.Device.ReadAt(p, off)
+	if d.read != nil {
+		d.read()
+	}
+	return n, err
 }
 
 // WriteAt tears a write that fails: half of it reaches the device.
