@@ -83,11 +83,14 @@ func find(points []Point, target string) (int, error) {
 	}
 	n, notNumber := strconv.ParseUint(target, 10, 64)
 	for i, p := range slices.Backward(points) {
-		if notNumber == nil && p.Barrier == n || p.Label == target {
+		if notNumber == nil && p.Barrier == n || target != "" && p.Label == target {
 			return i, nil
 		}
 	}
-	return 0, fmt.Errorf("%w: %q is no barrier or label of the group, and no time as in %s; `farshore points` lists them",
+	if notNumber == nil && n > 0 && len(points) > 0 && n < points[0].Barrier {
+		return 0, beforeAll(points, target)
+	}
+	return 0, fmt.Errorf("%w: %q is no barrier or label of the group that is left, and no time as in %s; `farshore points` lists them",
 		ErrUnknownTarget, target, time.Now().UTC().Format(time.RFC3339))
 }
 
@@ -104,6 +107,11 @@ func findTime(points []Point, target string, t time.Time) (int, error) {
 	if len(points) == 0 {
 		return 0, fmt.Errorf("%w: the DR site has none yet", ErrUnknownTarget)
 	}
+	return 0, beforeAll(points, target)
+}
+
+// beforeAll refuses what lies before the first commit that is left.
+func beforeAll(points []Point, target string) error {
 	e := &TrimmedError{Target: target, Reason: "it is before the oldest point"}
 	for i := range points {
 		if points[i].Restorable {
@@ -111,5 +119,5 @@ func findTime(points []Point, target string, t time.Time) (int, error) {
 			break
 		}
 	}
-	return 0, e
+	return e
 }
