@@ -182,15 +182,17 @@ func TestDamagedMirror(t *testing.T) {
 // A full disk at the DR site: it stays at its recovery point, says so, and goes on once there is room.
 func TestFullDiskAtDR(t *testing.T) {
 	dir := t.TempDir()
-	mountTmpfs(t, dir, 24<<20)
+	mountTmpfs(t, dir, 40<<20)
 	p := harness.New(t, harness.Options{Volumes: 2, Size: 64 << 20, Recovery: filepath.Join(dir, "dr")})
 	p.Start()
 	load := p.StartChains(2)
 	load.Progress(t, 200)
+	load.Stop()
 	waitNewPoint(t, p)
 	ballast := filepath.Join(dir, "ballast")
 	fill(t, ballast)
-	load.Progress(t, 4000) // 16 MiB, more than what is left
+	load = p.StartChains(2)
+	load.Progress(t, 4000) // 16 MiB, more than what is left and less than what there will be
 	load.Stop()
 	harness.Eventually(t, 60*time.Second, "the full disk is named", func() error {
 		s, err := p.Status()
