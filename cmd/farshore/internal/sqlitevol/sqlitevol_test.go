@@ -121,7 +121,7 @@ func TestPowerLoss(t *testing.T) {
 	for _, journal := range []string{"wal", "delete"} {
 		t.Run(journal, func(t *testing.T) {
 			dev, acked := record(t, journal)
-			for range 250 {
+			for range 150 {
 				n := r.IntN(len(dev.log) + 1)
 				verify(t, dev.powerLoss(n, r), n, acked)
 			}
@@ -139,7 +139,7 @@ func record(t *testing.T, journal string) (*memory, []int) {
 	run(t, conn, "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB, w INTEGER)")
 	run(t, conn, "CREATE INDEX i ON t(w)")
 	acked := []int{len(dev.log)}
-	for i := range 25 {
+	for i := range 14 {
 		run(t, conn, fmt.Sprintf("BEGIN; INSERT INTO t VALUES (%d, randomblob(%d), random()); UPDATE t SET w = w + 1 WHERE id %% 3 = %d; COMMIT",
 			i+1, 10+(i%5)*2500, i%3))
 		acked = append(acked, len(dev.log))
