@@ -53,8 +53,20 @@ type history struct {
 	commits []*events.Commit    // oldest first
 }
 
+// errMoved means that history was trimmed while it was read.
+var errMoved = errors.New("the history was trimmed meanwhile")
+
 // open reads the history of a group. dir is the group's directory at the DR site; it need not exist.
 func open(ctx context.Context, site *journal.Site, group, dir string) (*history, error) {
+	for {
+		h, err := openOnce(ctx, site, group, dir)
+		if !errors.Is(err, errMoved) {
+			return h, err
+		}
+	}
+}
+
+func openOnce(ctx context.Context, site *journal.Site, group, dir string) (*history, error) {
 	h := &history{site: site, group: group, dir: dir, mirrors: make(map[journal.StreamID]journal.StreamInfo), holes: make(map[string]uint64)}
 	streams, err := site.Streams(ctx, group)
 	if err != nil {
@@ -93,7 +105,7 @@ func open(ctx context.Context, site *journal.Site, group, dir string) (*history,
 	for _, d := range known {
 		h.damaged(d.Stream, d.Seq)
 	}
-	h.commits, err = readCommits(ctx, site, control)
+	h.commits, err = h.readCommits(ctx, control)
 	return h, err
 }
 
@@ -120,22 +132,29 @@ func (h *history) damaged(mirror string, seq uint64) {
 	}
 }
 
-func readCommits(ctx context.Context, site *journal.Site, control journal.StreamInfo) ([]*events.Commit, error) {
+// readCommits reads the control mirror up to its end, or up to where it is damaged: what lies behind that is
+// not known.
+func (h *history) readCommits(ctx context.Context, control journal.StreamInfo) ([]*events.Commit, error) {
 	if control.Messages == 0 {
 		return nil, nil
 	}
-	r, err := site.OpenReader(ctx, control.Name, control.First)
+	last := control.Last
+	if hole, ok := h.holes[control.Name]; ok {
+		last = min(last, hole-1)
+	}
+	r, err := h.site.OpenReader(ctx, control.Name, control.First)
 	if err != nil {
-		return nil, err
+		return nil, h.moved(ctx, control, err)
 	}
 	defer r.Close()
 	var out []*events.Commit
-	for seq := control.First; seq <= control.Last; seq++ {
+	for seq := control.First; seq <= last; seq++ {
 		m, err := r.Next(ctx)
-		if _, _, damaged := replica.Damage(err); damaged {
-			return out, nil // what lies behind it is not known
-		}
 		if err != nil {
+			err = h.moved(ctx, control, err)
+			if _, _, damaged := replica.Damage(err); damaged {
+				return out, nil
+			}
 			return nil, err
 		}
 		if c, ok := m.Event.(*events.Commit); ok {
@@ -143,6 +162,18 @@ func readCommits(ctx context.Context, site *journal.Site, control journal.Stream
 		}
 	}
 	return out, nil
+}
+
+// moved tells a gap that the applier made by trimming from one that should not be.
+func (h *history) moved(ctx context.Context, control journal.StreamInfo, err error) error {
+	var gap *journal.GapError
+	if !errors.As(err, &gap) {
+		return err
+	}
+	if tail, tailErr := h.site.Tail(ctx, control.Name); tailErr == nil && tail.First > control.First {
+		return errMoved
+	}
+	return err
 }
 
 // lacks tells why c can't be restored; "" if it can.

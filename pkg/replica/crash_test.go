@@ -157,7 +157,7 @@ func TestEveryStepFails(t *testing.T) {
 func TestManyAccidents(t *testing.T) {
 	seed := pickSeed(t)
 	h, src := journey(t, seed)
-	for round := range uint64(200) {
+	for round := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, round))
 		m := replicatest.NewMachine(seed ^ round<<20)
 		for at, i := 0, 0; i < 12; i++ {

@@ -49,11 +49,17 @@ func (f *Follower) retainOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	base, err := f.moveBase(ctx, commit)
+	// The base stays open, and so locked, until the mirrors are trimmed: a replay begins either before, or
+	// with what is left.
+	set, err := Open(BaseDir(f.dir), f.setOptions().withoutDevices())
 	if err != nil {
 		return err
 	}
-	return f.purge(ctx, base, target)
+	err = f.moveBase(ctx, set, commit)
+	if err == nil {
+		err = f.purge(ctx, set.Checkpoint(), target)
+	}
+	return errors.Join(err, set.Close())
 }
 
 func (f *Follower) commitAt(ctx context.Context, seq uint64) (*events.Commit, error) {
@@ -78,24 +84,18 @@ func (f *Follower) commitAt(ctx context.Context, seq uint64) (*events.Commit, er
 
 // moveBase brings the base to a commit. The first base begins blank, with the whole history still here: it
 // is applied as it is read. Later ones rely on what they hold, so they prepare first.
-func (f *Follower) moveBase(ctx context.Context, c *events.Commit) (Checkpoint, error) {
-	set, err := Open(BaseDir(f.dir), f.setOptions().withoutDevices())
-	if err != nil {
-		return Checkpoint{}, err
-	}
+func (f *Follower) moveBase(ctx context.Context, set *Set, c *events.Commit) error {
 	mirrors := NewMirrors(f.o.Site)
 	defer mirrors.Close()
 	cp := set.Checkpoint()
 	switch {
 	case cp.Commit.Barrier >= c.Token.Barrier && cp.Applying == nil:
+		return nil
 	case cp.Commit.Barrier == 0:
 		f.log.Info("making the first base", "barrier", c.Token.Barrier)
-		err = set.Fill(ctx, mirrors, c)
-	default:
-		err = set.Advance(ctx, mirrors, c)
+		return set.Fill(ctx, mirrors, c)
 	}
-	cp = set.Checkpoint()
-	return cp, errors.Join(err, set.Close())
+	return set.Advance(ctx, mirrors, c)
 }
 
 func (o Options) withoutDevices() Options {
