@@ -143,6 +143,7 @@ func freePorts(t *testing.T, n int) []int {
 
 // Whoever leads the stream, and however it came to have the messages, the writer goes on behind the last one.
 func TestNothingIsLostOverLeaderChanges(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	s := c.replicated()
 	x := start(t, s, "a")
@@ -194,6 +195,7 @@ func TestNothingIsLostOverLeaderChanges(t *testing.T) {
 }
 
 func TestTakeoverOfAReplicatedStream(t *testing.T) {
+	t.Parallel()
 	s := newCluster(t).replicated()
 	testTakeover(t, s)
 	testLateMessages(t, s)

@@ -106,6 +106,7 @@ func (p *lossy) pump(to, from net.Conn, counter *atomic.Int64) {
 // A message that is lost on its way, an acknowledgement that is, and connections that break with a
 // window of messages under way: everything is stored exactly once and in order.
 func TestNothingIsLostOrRepeatedOnALossyLine(t *testing.T) {
+	t.Parallel()
 	server, err := bus.Start(bus.Options{StoreDir: t.TempDir(), Domain: "primary", Port: -1})
 	if err != nil {
 		t.Fatal(err)

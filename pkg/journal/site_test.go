@@ -308,6 +308,7 @@ func TestMirrorIsPurgedAndGoesOn(t *testing.T) {
 
 // An origin that ends below its mirror was rolled back, as by a power cut: the DR site notices.
 func TestOriginBehindItsMirrorIsHistoryLost(t *testing.T) {
+	t.Parallel()
 	p := journaltest.Sites(t)
 	ensure(t, p.Primary, journal.StreamOptions{})
 	if err := p.DR.EnsureMirror(t.Context(), id); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,10 +16,30 @@ const (
 	trimInterval = 10 * time.Second
 )
 
-// sample is when the stream had reached a sequence.
+// history remembers when the stream had reached which sequence, as far back as the margin needs.
+type history struct {
+	margin  time.Duration
+	samples []sample // oldest first
+}
+
 type sample struct {
 	at  time.Time
 	seq uint64
+}
+
+// older notes that the stream reaches seq now, and returns the sequence up to which everything was stored at
+// least the margin ago; 0 where that isn't known.
+func (h *history) older(now time.Time, seq uint64) uint64 {
+	h.samples = append(h.samples, sample{now, seq})
+	old := 0
+	for old+1 < len(h.samples) && now.Sub(h.samples[old+1].at) >= h.margin {
+		old++
+	}
+	h.samples = slices.Delete(h.samples, 0, old)
+	if now.Sub(h.samples[0].at) < h.margin {
+		return 0
+	}
+	return h.samples[0].seq
 }
 
 // trim keeps the origin short: it removes what the DR site has stored, as its mirror's acknowledgement floor
@@ -26,36 +47,29 @@ type sample struct {
 // writer that restarts keeps more for a while, never less.
 func (w *Writer) trim(ctx context.Context) {
 	o := *w.options.Trim
-	if o.Margin < minMargin {
-		o.Margin = minMargin
-	}
 	if o.Every == 0 {
 		o.Every = trimInterval
 	}
 	tick := time.NewTicker(o.Every)
 	defer tick.Stop()
-	var samples []sample
+	h := history{margin: max(o.Margin, minMargin)}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		samples = append(samples, sample{time.Now(), w.Stored()})
-		old := 0
-		for old+1 < len(samples) && time.Since(samples[old+1].at) >= o.Margin {
-			old++
-		}
-		samples = samples[old:]
-		if time.Since(samples[0].at) < o.Margin {
+		margin := h.older(time.Now(), w.Stored())
+		if margin == 0 {
 			continue
 		}
-		if err := w.trimTo(ctx, samples[0].seq); err != nil && ctx.Err() == nil {
+		if err := w.trimTo(ctx, margin); err != nil && ctx.Err() == nil {
 			w.log.Warn("the stream was not trimmed, trying again", "error", err)
 		}
 	}
 }
 
+// trimTo removes what the DR site has stored, and never anything behind margin.
 func (w *Writer) trimTo(ctx context.Context, margin uint64) error {
 	attempt, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()

@@ -18,126 +18,10 @@ import (
 	"github.com/farshore/farshore/pkg/journal/journaltest"
 )
 
-var id = journal.StreamID{Group: "shop", Part: "db", Generation: 1}
-
-// tenure is a running writer.
-type tenure struct {
-	*journal.Writer
-	done chan error
-	stop context.CancelFunc
-}
-
-func (x *tenure) end(t *testing.T) error {
-	t.Helper()
-	x.stop()
-	select {
-	case err := <-x.done:
-		return err
-	case <-time.After(20 * time.Second):
-		t.Fatal("Run did not return")
-		return nil
-	}
-}
-
-func ensure(t *testing.T, s *journal.Site, o journal.StreamOptions) {
-	t.Helper()
-	o.UID = "uid"
-	if err := s.EnsureStream(t.Context(), id, o); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func start(t testing.TB, s *journal.Site, name string, change ...func(*journal.WriterOptions)) *tenure {
-	t.Helper()
-	o := journal.WriterOptions{Writer: name, HeartbeatEvery: -1, Open: func(uint64) *events.Epoch {
-		return &events.Epoch{Writer: name, UID: "uid", Size: 1 << 30, BlockSize: 4096}
-	}}
-	for _, c := range change {
-		c(&o)
-	}
-	w, err := s.OpenWriter(t.Context(), id, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	x := &tenure{w, make(chan error, 1), cancel}
-	go func() { x.done <- w.Run(ctx) }()
-	t.Cleanup(cancel)
-	return x
-}
-
-// numbered is an event that says its number.
-func numbered(n int) events.Event {
-	return &events.PassDone{Pass: events.PassSeed, Regions: uint64(n)}
-}
-
-// append adds the numbers from up to to, and ends the test on an error.
-func appendAll(t *testing.T, x *tenure, from, to int) {
-	t.Helper()
-	for n := from; n < to; n++ {
-		if _, err := x.Append(t.Context(), numbered(n)); err != nil {
-			t.Fatalf("append %d: %v", n, err)
-		}
-	}
-}
-
-// read returns the numbers that the stream holds, in order, up to sequence last.
-func read(t *testing.T, s *journal.Site, name string, last uint64) []int {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-	defer cancel()
-	r, err := s.OpenReader(ctx, name, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	var out []int
-	for seq := uint64(0); seq < last; {
-		m, err := r.Next(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seq = m.Seq
-		if e, ok := m.Event.(*events.PassDone); ok {
-			out = append(out, int(e.Regions))
-		}
-	}
-	return out
-}
-
-func count(n int) []int {
-	out := make([]int, n)
-	for i := range out {
-		out[i] = i
-	}
-	return out
-}
-
-func wait(t *testing.T, x *tenure, seq uint64) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-	defer cancel()
-	if err := x.WaitStored(ctx, seq); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func eventually(t *testing.T, what string, check func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !check() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-		<-tick.C
-	}
-}
-
 // Every message is on the mirror exactly once and in order, although both servers are restarted
 // and the link is cut while they are written.
 func TestNothingIsLostOverRestartsAndCuts(t *testing.T) {
+	t.Parallel()
 	p := journaltest.Sites(t)
 	ensure(t, p.Primary, journal.StreamOptions{})
 	if err := p.DR.EnsureMirror(t.Context(), id); err != nil {
@@ -332,6 +216,7 @@ func TestChainRefusesWhatFollowsALostMessage(t *testing.T) {
 // An append that was stored although its acknowledgement was lost is not stored twice: the writer
 // reads back. Here somebody else appends the very bytes that the writer is about to send.
 func TestForeignMessageUnderOurSequenceIsHistoryLost(t *testing.T) {
+	t.Parallel()
 	s := journaltest.One(t)
 	ensure(t, s, journal.StreamOptions{})
 	x := start(t, s, "a")
@@ -352,6 +237,7 @@ func TestForeignMessageUnderOurSequenceIsHistoryLost(t *testing.T) {
 
 // A stream that ends below what it acknowledged has lost history, and that is never continued.
 func TestRolledBackStreamIsHistoryLost(t *testing.T) {
+	t.Parallel()
 	for name, again := range map[string]int{"shorter": 0, "made again and as long": 200} {
 		t.Run(name, func(t *testing.T) {
 			s := journaltest.One(t)
@@ -391,6 +277,7 @@ func TestRolledBackStreamIsHistoryLost(t *testing.T) {
 
 // A full stream refuses, the writer waits, and goes on once there is room; nothing is dropped.
 func TestFullStreamIsWaitedOut(t *testing.T) {
+	t.Parallel()
 	s := journaltest.One(t)
 	ensure(t, s, journal.StreamOptions{MaxBytes: 64 << 10})
 	x := start(t, s, "a")
@@ -438,6 +325,7 @@ func TestFullStreamIsWaitedOut(t *testing.T) {
 
 // What is appended and not stored is bounded, and a blocked Append obeys its context.
 func TestAppendBlocksAtItsBound(t *testing.T) {
+	t.Parallel()
 	p := journaltest.Sites(t)
 	ensure(t, p.Primary, journal.StreamOptions{})
 	x := start(t, p.Primary, "a", func(o *journal.WriterOptions) { o.MaxPending = 4096 })
@@ -477,6 +365,7 @@ func TestHeartbeatsOnAnIdleStream(t *testing.T) {
 
 // The origin is trimmed only behind what the DR site has stored.
 func TestTrimWaitsForTheMirror(t *testing.T) {
+	t.Parallel()
 	p := journaltest.Sites(t)
 	ensure(t, p.Primary, journal.StreamOptions{})
 	x := start(t, p.Primary, "a")

@@ -6,6 +6,7 @@ package bus
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"path/filepath"
 	"strconv"
@@ -49,6 +50,9 @@ func Start(o Options) (*Server, error) {
 		return nil, err
 	}
 	opts.NoSigs = true // signals are the process's business
+	if err := free(opts.Host, opts.Port, opts.LeafNode.Port); err != nil {
+		return nil, fmt.Errorf("start NATS server: %w (is another server running?)", err)
+	}
 	s, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("configure NATS server: %w", err)
@@ -68,6 +72,24 @@ func Start(o Options) (*Server, error) {
 		return nil, errors.New("NATS server has JetStream off: is the store directory writable?")
 	}
 	return &Server{server: s, options: opts}, nil
+}
+
+// free tells whether the addresses can be listened on. The server itself would end the process, or
+// keep silent until its time is up.
+func free(host string, ports ...int) error {
+	for _, port := range ports {
+		if port <= 0 {
+			continue
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err != nil {
+			return err
+		}
+		if err := l.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (o Options) serverOptions() (*server.Options, error) {
