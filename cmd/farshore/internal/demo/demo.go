@@ -245,13 +245,13 @@ func (d *demo) events(ctx context.Context, b *bank.Bank, begun time.Time) error 
 	if err := wait(ctx, time.Until(begun.Add(d.options.Duration))); err != nil {
 		return err
 	}
-	// The newest point is to show the mistake, however short the load was. Then the disaster comes at
-	// any moment between two barriers.
-	if err := d.point(ctx, d.deleted, nextPoint); err != nil {
+	// The newest point is to show the mistake, however short the load was. The disaster comes well
+	// between two barriers: right behind one it would cost next to nothing and show little.
+	if err := d.point(ctx, time.Now(), nextPoint); err != nil {
 		return err
 	}
 	chance := rand.New(rand.NewPCG(d.options.Seed, 1))
-	return wait(ctx, time.Duration(chance.Int64N(int64(barrierInterval))))
+	return wait(ctx, barrierInterval/4+time.Duration(chance.Int64N(int64(barrierInterval/2))))
 }
 
 // point waits until the DR site has a recovery point of a later time.

@@ -206,7 +206,8 @@ type slot struct {
 
 	exists bool
 	length int64 // bytes of content
-	dirty  bool  // the header on the device tells something else
+	stored int64 // length in the header on the device
+	dirty  bool  // that header tells something else
 }
 
 func (s *slot) load() error {
@@ -221,7 +222,7 @@ func (s *slot) load() error {
 	if [8]byte(h) != magic || binary.BigEndian.Uint32(h[24:]) != crc32.Checksum(h[:24], table) || length < 0 || length > s.room {
 		return ErrDamaged
 	}
-	s.exists, s.length = h[8] == 1, length
+	s.exists, s.length, s.stored = h[8] == 1, length, length
 	return nil
 }
 
@@ -237,7 +238,7 @@ func (s *slot) store() error {
 	if _, err := s.vol.dev.WriteAt(h, s.at); err != nil {
 		return err
 	}
-	s.dirty = false
+	s.stored, s.dirty = s.length, false
 	return nil
 }
 
@@ -335,7 +336,10 @@ func (f *file) Truncate(size int64) error {
 			return err
 		}
 	}
-	f.slot.length = size
+	f.slot.length, f.slot.dirty = size, true
+	if size > f.slot.stored {
+		return nil // until Sync: what it covers need not be durable
+	}
 	return f.slot.store()
 }
 
