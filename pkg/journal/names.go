@@ -94,6 +94,3 @@ func (id StreamID) check() error {
 	}
 	return nil
 }
-
-// prefix is what the names of all the group's streams begin with.
-func prefix(group string) string { return "FS_" + group + "_" }
