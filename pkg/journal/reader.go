@@ -19,6 +19,9 @@ const (
 	readAheadBytes = 8 << 20 // bytes
 )
 
+// idleCheck is how long nothing may come before a Reader looks why.
+const idleCheck = 5 * time.Second
+
 // msgSize is the header that carries the size of a message delivered without its content.
 const msgSize = "Nats-Msg-Size"
 
@@ -66,7 +69,9 @@ type Reader struct {
 	next  uint64
 	epoch uint64 // of the last message; 0 before the first
 	err   error  // final
-	msgs  jetstream.MessagesContext
+
+	msgs      jetstream.MessagesContext // nil: to be opened
+	delivered uint64                    // messages that came from msgs
 }
 
 // OpenReader opens the stream name at sequence from (1 is its beginning). A stream that was trimmed beyond from
@@ -80,19 +85,22 @@ func (s *Site) OpenReader(ctx context.Context, name string, from uint64) (*Reade
 	if first := stream.CachedInfo().State.FirstSeq; first > r.next {
 		return nil, &GapError{Stream: name, Want: r.next, Got: first}
 	}
-	if err := r.open(ctx); err != nil {
-		return nil, err
-	}
 	return r, nil
 }
 
+// open asks the server for what comes from r.next on. The consumer isn't one of nats.go's ordered ones: while a
+// server is away those try again by themselves, without regard for the reader's context.
 func (r *Reader) open(ctx context.Context) error {
-	c, err := r.site.js.OrderedConsumer(ctx, r.name, jetstream.OrderedConsumerConfig{
+	c, err := r.site.js.CreateConsumer(ctx, r.name, jetstream.ConsumerConfig{
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:       r.next,
-		InactiveThreshold: 30 * time.Second,
+		AckPolicy:         jetstream.AckNonePolicy,
+		InactiveThreshold: 30 * time.Second, // removes it after Close
+		MemoryStorage:     true,
+		Replicas:          1,
 	})
 	if err == nil {
+		r.delivered = 0
 		r.msgs, err = c.Messages(jetstream.PullMaxMessagesWithBytesLimit(readAhead, readAheadBytes), jetstream.PullHeartbeat(2*time.Second), jetstream.PullExpiry(10*time.Second))
 	}
 	if err != nil {
@@ -125,30 +133,21 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 func (r *Reader) fetch(ctx context.Context) ([]byte, uint64, time.Time, error) {
 	var told rarely
 	for try := 0; ; try++ {
-		if ctx.Err() != nil {
+		m, meta, err := r.receive(ctx)
+		var gap *GapError
+		switch {
+		case err == nil:
+			return m.Data(), meta.Sequence.Stream, meta.Timestamp, nil
+		case errors.As(err, &gap):
+			r.err = err
+			return nil, 0, time.Time{}, err
+		case ctx.Err() != nil:
 			return nil, 0, time.Time{}, fmt.Errorf("read stream %s: %w", r.name, ctx.Err())
-		}
-		var err error
-		if r.msgs == nil {
-			attempt, cancel := context.WithTimeout(ctx, apiTimeout)
-			err = r.open(attempt)
-			cancel()
-		}
-		if err == nil {
-			var m jetstream.Msg
-			if m, err = r.msgs.Next(jetstream.NextContext(ctx)); err == nil {
-				var meta *jetstream.MsgMetadata
-				if meta, err = m.Metadata(); err == nil {
-					return m.Data(), meta.Sequence.Stream, meta.Timestamp, nil
-				}
-			}
-		}
-		if ctx.Err() != nil {
-			continue
-		}
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
 			told.warn(r.log, "the stream is gone, waiting for it", err)
-		} else {
+		case try > 0:
+			told.warn(r.log, "the stream can't be read, trying again", err)
+		default:
 			r.log.Debug("reading again", "from", r.next, "error", err)
 		}
 		r.Close()
@@ -156,6 +155,71 @@ func (r *Reader) fetch(ctx context.Context) ([]byte, uint64, time.Time, error) {
 			pause(ctx, reconnectWait)
 		}
 	}
+}
+
+// errDelivery is a message that was lost between the server and this process.
+var errDelivery = errors.New("a delivery was lost")
+
+// receive waits for the next message of the consumer.
+func (r *Reader) receive(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error) {
+	if r.msgs == nil {
+		attempt, cancel := context.WithTimeout(ctx, apiTimeout)
+		err := r.open(attempt)
+		cancel()
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	for {
+		wait, cancel := context.WithTimeout(ctx, idleCheck)
+		m, err := r.msgs.Next(jetstream.NextContext(wait))
+		idle := wait.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil {
+			meta, err := m.Metadata()
+			if err == nil && meta.Sequence.Consumer != r.delivered+1 {
+				err = errDelivery
+			}
+			r.delivered++
+			return m, meta, err
+		}
+		if idle {
+			err = r.idle(ctx)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// idle finds out why nothing comes. Nil: the stream ends before the message that is waited for. A hole at
+// the stream's end would be waited at for ever otherwise, as no later message shows it.
+func (r *Reader) idle(ctx context.Context) error {
+	attempt, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	stream, err := r.site.js.Stream(attempt, r.name)
+	if err != nil {
+		return err
+	}
+	last := stream.CachedInfo().State.LastSeq
+	if last < r.next {
+		return nil
+	}
+	_, err = stream.GetMsg(attempt, r.next)
+	switch {
+	case err == nil:
+		return errDelivery
+	case !errors.Is(err, jetstream.ErrMsgNotFound):
+		return err
+	}
+	got := last + 1
+	next, err := stream.GetMsg(attempt, r.next, jetstream.WithGetMsgSubject(">"))
+	if err == nil {
+		got = next.Sequence
+	} else if !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return err
+	}
+	return &GapError{Stream: r.name, Want: r.next, Got: got}
 }
 
 func (r *Reader) check(raw []byte, seq uint64) (Message, error) {

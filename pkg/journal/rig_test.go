@@ -77,10 +77,12 @@ func read(t *testing.T, s *journal.Site, name string, last uint64) []int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	r, err := s.OpenReader(ctx, name, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var r *journal.Reader
+	eventually(t, "the stream can be opened", func() bool { // not while it has no leader
+		var err error
+		r, err = s.OpenReader(ctx, name, 1)
+		return err == nil
+	})
 	defer r.Close()
 	var out []int
 	for seq := uint64(0); seq < last; {

@@ -202,6 +202,77 @@ func TestReaderProvesWhatItReturns(t *testing.T) {
 	}
 }
 
+// A message that is gone from the stream's end is found, too, though none comes behind it.
+func TestReaderFindsAHoleAtTheEnd(t *testing.T) {
+	t.Parallel()
+	s := journaltest.One(t)
+	ensure(t, s, journal.StreamOptions{})
+	x := start(t, s, "a")
+	appendAll(t, x, 0, 5)
+	wait(t, x, 6)
+	stream, err := s.JetStream().Stream(t.Context(), id.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.DeleteMsg(t.Context(), 6); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.OpenReader(t.Context(), id.Name(), 6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var gap *journal.GapError
+	if _, err := r.Next(ctx); !errors.As(err, &gap) || gap.Want != 6 || gap.Got != 7 {
+		t.Errorf("a hole at the end: %v", err)
+	}
+}
+
+// A Reader that waits for a server obeys its context, and reads on when the server is back.
+func TestReaderOutlivesItsServer(t *testing.T) {
+	t.Parallel()
+	p := journaltest.Sites(t)
+	ensure(t, p.Primary, journal.StreamOptions{})
+	x := start(t, p.Primary, "a")
+	appendAll(t, x, 0, 5)
+	wait(t, x, 6)
+	r, err := p.Primary.OpenReader(t.Context(), id.Name(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	next := uint64(1)
+	for range 2 {
+		for ; next <= x.Stored(); next++ {
+			if m, err := r.Next(t.Context()); err != nil || m.Seq != next {
+				t.Fatalf("%+v, %v; want %d", m, err, next)
+			}
+		}
+		p.StopPrimary()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			_, err := r.Next(ctx)
+			done <- err
+		}()
+		eventually(t, "the connection is lost", func() bool { return !p.Primary.Conn().IsConnected() })
+		cancel()
+		select {
+		case err := <-done:
+			if !errors.Is(err, context.Canceled) {
+				t.Fatalf("a cancelled Next: %v", err)
+			}
+		case <-time.After(6 * time.Second): // one request may be under way
+			t.Fatal("Next disregards its context while the server is away")
+		}
+		p.StartPrimary()
+		appendAll(t, x, int(next), int(next)+5)
+		wait(t, x, next+4)
+	}
+}
+
 // Connect says what to do instead of waiting for ever.
 func TestConnectErrorsSayWhatToDo(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
