@@ -20,20 +20,31 @@ func (f *Follower) discover(ctx context.Context) error {
 	attempt, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	origins, err := f.o.Site.PeerStreams(attempt, f.group)
+	asked, refused, lost := []error{err}, []error{}, []error{}
 	for _, origin := range origins {
-		if err == nil {
-			err = f.o.Site.EnsureMirror(attempt, origin.ID)
+		var config *journal.ConfigError
+		switch err := f.o.Site.EnsureMirror(attempt, origin.ID); {
+		case errors.As(err, &config):
+			refused = append(refused, err)
+		case errors.Is(err, journal.ErrHistoryLost):
+			lost = append(lost, err)
+		default:
+			asked = append(asked, err)
 		}
 	}
-	var config *journal.ConfigError
-	if errors.As(err, &config) {
+	if err := errors.Join(refused...); err != nil {
 		return err
 	}
 	message := ""
-	if err != nil {
+	if err := errors.Join(asked...); err != nil {
 		message = fmt.Sprintf("the primary can't be asked for the group's streams: %v", err)
 	}
 	f.trouble(group.ConditionConnected, "discovery", message)
+	message = ""
+	if err := errors.Join(lost...); err != nil {
+		message = err.Error()
+	}
+	f.trouble(group.ConditionComplete, "origins", message)
 	f.look(ctx)
 	return nil
 }
