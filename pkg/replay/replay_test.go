@@ -141,7 +141,7 @@ func TestReplayFromBase(t *testing.T) {
 		if base, err = replica.ReadCheckpoint(replica.BaseDir(r.Dir())); err != nil {
 			return err
 		}
-		if base.Commit.Barrier+11 < last.Token.Barrier || base.Applying != nil {
+		if base.Commit.Barrier+10 < last.Token.Barrier || base.Applying != nil {
 			return fmt.Errorf("the base is at %d", base.Commit.Barrier)
 		}
 		tail, err := r.Pair.DR.Tail(t.Context(), replica.MirrorName(r.ID("control")))

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replica"
 	"github.com/farshore/farshore/pkg/replica/replicatest"
 )
@@ -286,4 +287,74 @@ func TestNeverRewound(t *testing.T) {
 		t.Errorf("a commit that isn't here gave %v", err)
 	}
 	same(t, m, h, set.Checkpoint())
+}
+
+// A crash soon after a fault: what a failed write of the checkpoint left on the disk must stay true.
+func TestCrashAfterFault(t *testing.T) {
+	seed := pickSeed(t)
+	h, src := replicatest.MemoryHistory("g", seed)
+	for _, v := range []string{"a", "b"} {
+		if err := errors.Join(h.Add(v, 4<<10, false), h.Frame(v, 2)); err != nil {
+			t.Fatal(err)
+		}
+		h.Join(v)
+	}
+	for range 2 {
+		if _, err := h.Commit(""); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Frame("a", 2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clean := replicatest.NewMachine(seed)
+	travel(t, clean, h, src)
+	for n := 1; n <= clean.Steps(); n++ {
+		for k := 1; k <= 20; k++ {
+			for round := range uint64(3) {
+				m := replicatest.NewMachine(seed + uint64(n*1000+k)*3 + round)
+				m.At(n, replicatest.Fault{Err: syscall.EIO})
+				m.At(n+k, replicatest.Fault{Crash: true})
+				travel(t, m, h, src)
+			}
+		}
+	}
+}
+
+// skipping is a Source whose readers leave a message out and don't notice.
+type skipping struct {
+	*replicatest.Memory
+	seq uint64
+}
+
+type skippingReader struct {
+	replica.Reader
+	seq uint64
+}
+
+func (s skipping) Open(ctx context.Context, id journal.StreamID, from uint64) (replica.Reader, error) {
+	r, err := s.Memory.Open(ctx, id, from)
+	return skippingReader{r, s.seq}, err
+}
+
+func (r skippingReader) Next(ctx context.Context) (journal.Message, error) {
+	m, err := r.Reader.Next(ctx)
+	if err == nil && m.Seq == r.seq {
+		return r.Reader.Next(ctx)
+	}
+	return m, err
+}
+
+// [I] The set proves contiguity itself, whoever reads for it.
+func TestSkippedMessageIsNoticed(t *testing.T) {
+	h, src := journey(t, 4)
+	set, err := openSet(replicatest.NewMachine(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = set.Advance(t.Context(), skipping{src, 3}, h.Commits[0])
+	var gap *journal.GapError
+	if !errors.As(err, &gap) || gap.Want != 3 || gap.Got != 4 {
+		t.Errorf("got %v, want a gap at 3", err)
+	}
 }

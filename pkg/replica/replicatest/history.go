@@ -6,14 +6,15 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 )
 
-// History makes up the streams of a group and keeps what its volumes hold at every commit. It is not
-// safe for concurrent use.
+// History makes up the streams of a group and keeps what its volumes hold at every commit. It is made
+// by one goroutine; State may be called by others.
 type History struct {
 	Group   string
 	Commits []*events.Commit
@@ -25,6 +26,7 @@ type History struct {
 	// Sink stores an event of a volume and returns its sequence.
 	Sink func(volume string, e events.Event) (uint64, error)
 
+	mu      sync.Mutex // guards Commits and States
 	rand    *rand.Rand
 	volumes map[string][]byte
 	member  map[string]bool
@@ -188,6 +190,8 @@ func (h *History) Commit(label string) (*events.Commit, error) {
 		c.Vector = append(c.Vector, events.VectorEntry{Volume: volume, Position: events.Position{Generation: 1, Seq: seq}})
 		state[volume] = slices.Clone(h.volumes[volume])
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.Commits, h.States = append(h.Commits, c), append(h.States, state)
 	return c, nil
 }
@@ -197,5 +201,7 @@ func (h *History) State(barrier uint64) map[string][]byte {
 	if barrier == 0 {
 		return nil
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	return h.States[barrier-1]
 }
