@@ -110,6 +110,13 @@ func TestRolesCanWork(t *testing.T) {
 	if err := capturer.Purge(t.Context(), orders.Name(), 10); err != nil {
 		t.Error(err)
 	}
+	stream, err := capturer.JetStream().Stream(t.Context(), orders.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := capturer.JetStream().UpdateStream(t.Context(), stream.CachedInfo().Config); err != nil {
+		t.Errorf("the writer can't claim its stream: %v", err)
+	}
 	kv, err := applier.KV(t.Context(), "farshore-status", 0)
 	if err != nil {
 		t.Fatal(err)
