@@ -19,8 +19,10 @@ import (
 // nbdkit runs until the test's end and returns its socket.
 func nbdkit(t testing.TB, args ...string) string {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "s")
-	cmd := exec.Command("nbdkit", append([]string{"-f", "-U", socket}, args...)...)
+	dir := t.TempDir()
+	socket, listening := filepath.Join(dir, "s"), filepath.Join(dir, "pid")
+	// The socket's file is there before nbdkit listens; the file with its process id is not.
+	cmd := exec.Command("nbdkit", append([]string{"-f", "-U", socket, "-P", listening}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var said bytes.Buffer
 	cmd.Stderr = &said
@@ -35,7 +37,7 @@ func nbdkit(t testing.TB, args ...string) string {
 		<-ended
 	})
 	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
+		if _, err := os.Stat(listening); err == nil {
 			return socket
 		}
 		select {
