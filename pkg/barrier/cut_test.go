@@ -114,7 +114,7 @@ func (r *rig) cut(enough int, exact bool, tap func(i int, t Tap) Tap, meanwhile 
 // awaitCommits follows the control stream until it has so many commits.
 func (r *rig) awaitCommits(n int) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Minute)
 	defer cancel()
 	reader, err := r.site.OpenReader(ctx, journal.StreamID{Group: testGroup, Part: journal.Control, Generation: 1}.Name(), 1)
 	if err != nil {
