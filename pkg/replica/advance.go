@@ -27,6 +27,33 @@ type step struct {
 // whole. An error that Damage knows will not go away by itself; one that wraps syscall.ENOSPC does
 // when there is room.
 func (s *Set) Advance(ctx context.Context, src Source, c *events.Commit) error {
+	return s.toward(c, func(steps []*step, whole bool) error {
+		defer func() {
+			for _, st := range steps {
+				if st.iv != nil {
+					st.iv.drop(&s.memory)
+				}
+			}
+		}()
+		if err := s.prepare(ctx, src, c, steps); err != nil {
+			return err
+		}
+		if err := s.promise(c); err != nil {
+			return err
+		}
+		if err := s.apply(ctx, src, c, steps, whole); err != nil {
+			for _, st := range steps {
+				s.reset(st.v)
+			}
+			return err
+		}
+		return s.finish(c, steps)
+	})
+}
+
+// toward locks the volumes of commit c, checks that it lies ahead, and runs work on the steps to it. Where
+// the set is at c already there is no work. whole tells that no earlier attempt left the replicas in between.
+func (s *Set) toward(c *events.Commit, work func(steps []*step, whole bool) error) error {
 	s.advancing.Lock()
 	defer s.advancing.Unlock()
 	if err := s.settle(); err != nil {
@@ -44,27 +71,13 @@ func (s *Set) Advance(ctx context.Context, src Source, c *events.Commit) error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, st := range steps {
-			if st.iv != nil {
-				st.iv.drop(&s.memory)
-			}
-		}
-	}()
-	if err := s.prepare(ctx, src, c, steps); err != nil {
-		return err
-	}
+	return work(steps, cp.Applying == nil)
+}
+
+// promise records that the set is being advanced to c: from here on it is whole only there, or later.
+func (s *Set) promise(c *events.Commit) error {
 	target := CommitOf(c)
-	if err := s.record(func(cp *Checkpoint) { cp.Applying = &target }); err != nil {
-		return err
-	}
-	if err := s.apply(ctx, src, c, steps, cp.Applying == nil); err != nil {
-		for _, st := range steps {
-			s.reset(st.v)
-		}
-		return err
-	}
-	return s.finish(c, steps)
+	return s.record(func(cp *Checkpoint) { cp.Applying = &target })
 }
 
 func later(cp *Checkpoint, c *events.Commit) error {

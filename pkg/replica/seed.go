@@ -50,39 +50,23 @@ func (s *Set) Seed(ctx context.Context, src Source, name string, generation uint
 // blank set, or one that was copied. It is Advance without its promise: after an error the set is
 // good for another Fill to c or later, and for nothing else.
 func (s *Set) Fill(ctx context.Context, src Source, c *events.Commit) error {
-	s.advancing.Lock()
-	defer s.advancing.Unlock()
-	if err := s.settle(); err != nil {
-		return err
-	}
-	cp := s.Checkpoint()
-	if c.Token.Barrier == cp.Commit.Barrier && cp.Applying == nil {
-		return nil
-	}
-	if err := later(&cp, c); err != nil {
-		return err
-	}
-	steps, err := s.steps(c)
-	defer unlock(steps)
-	if err != nil {
-		return err
-	}
-	target := CommitOf(c)
-	if err := s.record(func(cp *Checkpoint) { cp.Applying = &target }); err != nil {
-		return err
-	}
-	err = each(ctx, steps, func(ctx context.Context, st *step) error {
-		if err := s.stream(ctx, src, st.v, until{seq: st.entry.Position.Seq, token: c.Token}); err != nil {
-			s.reset(st.v)
+	return s.toward(c, func(steps []*step, _ bool) error {
+		if err := s.promise(c); err != nil {
 			return err
 		}
-		st.iv = &interval{to: st.v.now}
-		return nil
+		err := each(ctx, steps, func(ctx context.Context, st *step) error {
+			if err := s.stream(ctx, src, st.v, until{seq: st.entry.Position.Seq, token: c.Token}); err != nil {
+				s.reset(st.v)
+				return err
+			}
+			st.iv = &interval{to: st.v.now}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("fill to barrier %d: %w", c.Token.Barrier, err)
+		}
+		return s.finish(c, steps)
 	})
-	if err != nil {
-		return fmt.Errorf("fill to barrier %d: %w", c.Token.Barrier, err)
-	}
-	return s.finish(c, steps)
 }
 
 // until says where stream ends: at the first end of a pass, or at a commit's mark.
