@@ -105,15 +105,22 @@ func (r *rawClient) request(q request, payload ...byte) {
 // simple reads a simple reply; it has n bytes of data if it is no error.
 func (r *rawClient) simple(n int) (errno, uint64, []byte) {
 	r.t.Helper()
+	return r.simpleOf(func(uint64) int { return n })
+}
+
+// simpleOf is simple where the size of a reply depends on its request: replies may come in any order.
+func (r *rawClient) simpleOf(size func(cookie uint64) int) (errno, uint64, []byte) {
+	r.t.Helper()
 	b := r.take(simpleReplySize)
 	if binary.BigEndian.Uint32(b) != magicSimple {
 		r.t.Fatalf("reply begins %x", b)
 	}
-	e := errno(binary.BigEndian.Uint32(b[4:]))
-	if e != ok {
-		n = 0
+	e, cookie := errno(binary.BigEndian.Uint32(b[4:])), binary.BigEndian.Uint64(b[8:])
+	n := 0
+	if e == ok {
+		n = size(cookie)
 	}
-	return e, binary.BigEndian.Uint64(b[8:]), r.take(n)
+	return e, cookie, r.take(n)
 }
 
 // closed fails unless the server has closed the connection.
