@@ -21,7 +21,7 @@ type Process struct {
 	args []string
 	env  []string
 	log  string
-	// ready is what the process writes once it works
+	// ready is what the process writes once it works.
 	ready string
 
 	mu   sync.Mutex

@@ -25,7 +25,7 @@ var (
 // Defaults of WriterOptions.
 const (
 	DefaultMaxPending = 64 << 20        // bytes
-	DefaultHeartbeat  = time.Second     //
+	DefaultHeartbeat  = time.Second     // between two
 	inFlight          = 1024            // messages sent and not acknowledged
 	ackTimeout        = 5 * time.Second // without any acknowledgement while some are due: doubt
 )
