@@ -30,6 +30,7 @@ var walls = []wall{
 	{part: "pkg/cdc", never: kubernetes},
 	{part: "pkg/resourcewatch", never: join(nats, inModule("pkg/cdc"))},
 	{part: "pkg/barrier", never: inModule("pkg/cdc/nbd", "pkg/cdc/fuse", "pkg/cdc/ublk", "pkg/cdc/scan")},
+	{part: "pkg/repair", never: join(kubernetes, inModule("pkg/cdc", "pkg/replica", "pkg/resourcewatch", "pkg/rebuild"))},
 	{part: "pkg/replica", never: inModule("pkg/cdc", "pkg/resourcewatch")},
 	{part: "pkg/rebuild", never: inModule("pkg/cdc", "pkg/resourcewatch")},
 	{part: "pkg/archive", never: inModule("pkg/cdc")},
