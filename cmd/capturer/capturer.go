@@ -22,6 +22,7 @@ type capturer struct {
 	env     *daemon.Env
 	volumes []group.Volume
 	writer  string // identity
+	state   string // directory of the activity logs
 }
 
 func (c *capturer) run(ctx context.Context) (err error) {

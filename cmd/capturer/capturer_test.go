@@ -78,7 +78,7 @@ func (s *shore) start(t *testing.T, args ...string) *process {
 	p := &process{log: &buffer{}}
 	cmd := command()
 	daemon.Prepare(cmd)
-	cmd.SetArgs(append([]string{"--group", s.document, "--name", "a"}, args...))
+	cmd.SetArgs(append([]string{"--group", s.document, "--name", "a", "--state", filepath.Join(s.dir, "state")}, args...))
 	cmd.SetErr(p.log)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -10,6 +10,7 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -23,7 +24,7 @@ import (
 func main() { daemon.Main(command()) }
 
 func command() *cobra.Command {
-	var name string
+	var name, state string
 	return daemon.Command(daemon.Spec{
 		Use:   "capturer",
 		Short: "Serve volumes over NBD and record what is written to them",
@@ -33,6 +34,7 @@ capturer can serve one at the same time. After each start it sends the whole vol
 meanwhile; until that is done the volume takes no part in barriers.`,
 		Flags: func(f *pflag.FlagSet) {
 			f.StringVar(&name, "name", "", "the `NAME` by which volumes in the document refer to this capturer")
+			f.StringVar(&state, "state", "", "`DIR` of the volumes' activity logs: it must outlive the process (default: below the state directory)")
 		},
 		Instance: func() string { return name },
 		Run: func(ctx context.Context, env *daemon.Env) error {
@@ -40,7 +42,11 @@ meanwhile; until that is done the volume takes no part in barriers.`,
 			if err != nil {
 				return err
 			}
-			return (&capturer{env: env, volumes: volumes, writer: identity(name)}).run(ctx)
+			dir, err := stateOf(state, env.Group.Metadata.Name)
+			if err != nil {
+				return err
+			}
+			return (&capturer{env: env, volumes: volumes, writer: identity(name), state: dir}).run(ctx)
 		},
 	})
 }
@@ -54,6 +60,23 @@ func volumesOf(g *group.Group, name string) ([]group.Volume, error) {
 		return nil, daemon.Usagef("no volume of group %s has the capturer %q", g.Metadata.Name, name)
 	}
 	return volumes, nil
+}
+
+// stateOf makes the directory of a group's activity logs below --state, or where that isn't given, below
+// the state directory.
+func stateOf(state, group string) (string, error) {
+	if state == "" {
+		dir, err := daemon.StateDirectory()
+		if err != nil {
+			return "", daemon.Usagef("name a directory with --state: %w", err)
+		}
+		state = filepath.Join(dir, "capture")
+	}
+	dir := filepath.Join(state, group)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", daemon.Usagef("make the directory of the activity logs, see --state: %w", err)
+	}
+	return dir, nil
 }
 
 // identity is unique for each start of a process.

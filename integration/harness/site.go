@@ -112,7 +112,7 @@ func New(t testing.TB, o Options) *Pair {
 	p.Snapshotter = p.process("snapshotter", "snapshotter", "--group", p.Document)
 	p.Applier = p.process("applier", "applier", "--group", p.Document)
 	for i := range o.Volumes {
-		p.Capturers = append(p.Capturers, p.process("capturer-"+Volume(i), "capturer", "--group", p.Document, "--name", Volume(i)))
+		p.Capturers = append(p.Capturers, p.process("capturer-"+Volume(i), "capturer", "--group", p.Document, "--name", Volume(i), "--state", filepath.Join(dir, "state")))
 	}
 	p.writeDocument()
 	t.Cleanup(func() {
@@ -177,7 +177,7 @@ func (p *Pair) Twin(i int) *Process {
 	if err := os.WriteFile(path, []byte(twin), 0o600); err != nil {
 		p.t.Fatal(err)
 	}
-	return p.extra("twin-"+Volume(i), "capturer", "--group", path, "--name", Volume(i))
+	return p.extra("twin-"+Volume(i), "capturer", "--group", path, "--name", Volume(i), "--state", filepath.Join(p.Dir, "state-twin"))
 }
 
 // Clone returns a process with the same arguments as x.

@@ -3,11 +3,15 @@ package sites
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/repair"
 )
 
 var (
@@ -138,5 +142,76 @@ func TestRolesCanWork(t *testing.T) {
 	defer cancel()
 	if _, err := kv.Put(ctx, "shop", []byte("forged")); err == nil {
 		t.Error("the operator wrote the status")
+	}
+}
+
+// party answers what either shore asks of the other.
+type party struct {
+	repair.Capture
+	repair.Recovery
+}
+
+func (party) Stored(context.Context, string, uint32) (uint64, error) { return 7, nil }
+
+func (party) Scrub(context.Context) (repair.Scrub, error) { return repair.Scrub{Number: 1}, nil }
+
+// The shores can ask each other for repair, each with its own key, and get their answers.
+func TestRolesCanRepair(t *testing.T) {
+	p := startPair(t)
+	capturer, snapshotter := p.connect(t, "primary", "capturer"), p.connect(t, "primary", "snapshotter")
+	applier := p.connect(t, "dr", "applier")
+	ctx, stop := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	defer func() { stop(); serving.Wait() }()
+	for _, serve := range []func() error{
+		func() error { return repair.ServeCapture(ctx, capturer.Conn(), "shop", "orders", party{}) },
+		func() error { return repair.ServeCapture(ctx, snapshotter.Conn(), "shop", journal.Control, party{}) },
+		func() error { return repair.ServeRecovery(ctx, applier.Conn(), "shop", party{}) },
+	} {
+		serving.Go(func() {
+			if err := serve(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, role := range []string{"capturer", "snapshotter"} {
+		conn := p.connect(t, "primary", role).Conn()
+		eventually(t, 20*time.Second, "the applier answers the "+role, func() error {
+			_, err := repair.RecoveryOf(conn, "shop").Stored(t.Context(), "orders", 1)
+			return err
+		})
+	}
+	for _, asker := range [][2]string{{"dr", "applier"}, {"dr", "operator"}, {"primary", "operator"}} {
+		conn := p.connect(t, asker[0], asker[1]).Conn()
+		for _, part := range []string{"orders", journal.Control} {
+			eventually(t, 20*time.Second, part+"'s writer answers the "+asker[1], func() error {
+				_, err := repair.CaptureOf(conn, "shop", part).Scrub(t.Context())
+				return err
+			})
+		}
+	}
+}
+
+// A capturer can make, change, pause and delete what mending a history takes.
+func TestCapturerCanMend(t *testing.T) {
+	p := startPair(t)
+	capturer := p.connect(t, "primary", "capturer")
+	w := write(t, capturer, orders, 10)
+	js := capturer.JetStream()
+	c, err := js.CreatePushConsumer(t.Context(), orders.Name(), jetstream.ConsumerConfig{
+		Durable: "dr_m2", DeliverSubject: "fsmirror.shop.orders.g1.m2", DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: 5,
+		AckPolicy: jetstream.AckFlowControlPolicy, FlowControl: true, IdleHeartbeat: time.Second, MaxAckPending: 20000,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.PauseConsumer(t.Context(), orders.Name(), c.CachedInfo().Name, time.Now().Add(time.Hour)); err != nil {
+		t.Error(err)
+	}
+	if _, err := js.ResumeConsumer(t.Context(), orders.Name(), c.CachedInfo().Name); err != nil {
+		t.Error(err)
+	}
+	if err := js.DeleteStream(t.Context(), w.ID().Name()); err != nil {
+		t.Errorf("an old generation can't be deleted: %v", err)
 	}
 }

@@ -145,8 +145,8 @@ func newPipeline(t *testing.T) *pipeline {
 func TestPipeline(t *testing.T) {
 	p := newPipeline(t)
 	p.run(t, p.environment("snapshotter", ""), "snapshotter")
-	p.run(t, p.environment("capturer", ""), "capturer", "--name", "a")
-	p.run(t, p.environment("capturer", ""), "capturer", "--name", "b")
+	p.run(t, p.environment("capturer", ""), "capturer", "--name", "a", "--state", filepath.Join(p.dir, "state"))
+	p.run(t, p.environment("capturer", ""), "capturer", "--name", "b", "--state", filepath.Join(p.dir, "state"))
 	p.run(t, p.environment("", "applier"), "applier")
 
 	seed := rand.Uint64()

@@ -111,6 +111,15 @@ const (
 	CompressionNone Compression = "none"
 )
 
+// WhenBusGone says what a tap does while its journal takes nothing and the capture memory is used up.
+type WhenBusGone string
+
+// What a tap can do then.
+const (
+	BusGoneTrack WhenBusGone = "track" // writes go on; their regions are noted and sent later
+	BusGoneStall WhenBusGone = "stall" // writes wait
+)
+
 // Capture is about the taps of each capturer process.
 type Capture struct {
 	Memory      ByteSize    `json:"memory"`      // one budget for requests, queues and pending publishes
@@ -118,6 +127,9 @@ type Capture struct {
 	Linger      Duration    `json:"linger"`      // age at which a frame is closed
 	Compression Compression `json:"compression"` // of frames
 	SeedRate    ByteSize    `json:"seedRate"`    // bytes per second of a region pass; 0: unlimited
+	WhenBusGone WhenBusGone `json:"whenBusGone"` // what writes do while the journal takes nothing
+	HotRegions  int         `json:"hotRegions"`  // regions of 4 MiB that a crash leaves to be sent again, per volume
+	ScrubRate   ByteSize    `json:"scrubRate"`   // bytes per second of the scrub in the background; 0: off
 }
 
 // Barriers is about the cuts through the group.
@@ -131,6 +143,23 @@ type Barriers struct {
 type Recovery struct {
 	Directory string   `json:"directory"` // holds <group>/: replicas, checkpoint, base
 	Retention Duration `json:"retention"` // how far back recovery points reach
+	Journal   Mirrors  `json:"journal"`
+}
+
+// WhenFull says what becomes of the mirrors when they have grown to their limit.
+type WhenFull string
+
+// What can become of them.
+const (
+	FullKeepReplicating WhenFull = "keep-replicating" // the oldest history goes, and its points are named
+	FullKeepHistory     WhenFull = "keep-history"     // the mirror that grows most is detached
+)
+
+// Mirrors bounds what the mirrors of the group's streams use at the DR site.
+type Mirrors struct {
+	MaxBytes ByteSize `json:"maxBytes"` // of all of the group's mirrors together; 0: no limit
+	AlertAt  int      `json:"alertAt"`  // percent of maxBytes at which status and metrics warn
+	WhenFull WhenFull `json:"whenFull"` // at maxBytes
 }
 
 // Load reads the document at path, lets the environment override how this process reaches the
@@ -168,13 +197,20 @@ func Default() *Group {
 				FrameBytes:  maxFrameBytes,
 				Linger:      Duration(defaultLinger),
 				Compression: CompressionS2,
+				WhenBusGone: BusGoneTrack,
+				HotRegions:  defaultHotRegions,
+				ScrubRate:   1 << 20,
 			},
 			Barriers: Barriers{
 				Interval:    Duration(defaultInterval),
 				HoldLimit:   Duration(defaultHoldLimit),
 				VoteTimeout: Duration(defaultVoteTimeout),
 			},
-			Recovery: Recovery{Directory: "/var/lib/farshore", Retention: Duration(defaultRetention)},
+			Recovery: Recovery{
+				Directory: "/var/lib/farshore",
+				Retention: Duration(defaultRetention),
+				Journal:   Mirrors{AlertAt: defaultAlertAt, WhenFull: FullKeepReplicating},
+			},
 		},
 	}
 }

@@ -20,7 +20,7 @@ const ledger = `listen: "unix:/run/ledger", size: 1Gi}`
 var edits = []edit{
 	{"unknown fields at every level", "", "  journl: {}\n  capture: {linger: 3ms, lingr: 1}\nextra: 1\n", []string{
 		"extra: unknown field; known here: apiVersion, kind, metadata, spec",
-		"spec.capture.lingr: unknown field; known here: memory, frameBytes, linger, compression, seedRate",
+		"spec.capture.lingr: unknown field; known here: memory, frameBytes, linger, compression, seedRate, whenBusGone, hotRegions, scrubRate",
 		"spec.journl: unknown field; known here: sites, volumes, journal, capture, barriers, recovery",
 	}},
 	{"case matters", "name: shop", "Name: shop", []string{
@@ -41,20 +41,26 @@ var edits = []edit{
 		`spec.journal.maxBytes: "5GB" is no size; write bytes as a whole number, alone or with Ki, Mi, Gi or Ti`,
 	}},
 	{"out of range", "", "  journal: {maxBytes: 1Mi, margin: 59s, replicas: 6}\n" +
-		"  capture: {memory: 1Mi, frameBytes: 512Ki, linger: 0s, compression: zip, seedRate: 1}\n" +
-		"  barriers: {interval: 100us, holdLimit: 1m, voteTimeout: 1s}\n  recovery: {retention: 1s, directory: here}\n", []string{
+		"  capture: {memory: 1Mi, frameBytes: 512Ki, linger: 0s, compression: zip, seedRate: 1, whenBusGone: cry, hotRegions: 1, scrubRate: 7}\n" +
+		"  barriers: {interval: 100us, holdLimit: 1m, voteTimeout: 1s}\n  recovery: {retention: 1s, directory: here, journal: {maxBytes: 1, alertAt: 101, whenFull: cry}}\n", []string{
 		"spec.barriers.holdLimit: must be from 10ms to 10s, is 1m0s",
 		"spec.barriers.interval: must be from 1ms to 1h0m0s, is 100µs",
 		"spec.barriers.voteTimeout: must be at least holdLimit (1m0s), is 1s",
 		`spec.capture.compression: must be s2 or none, is "zip"`,
 		"spec.capture.frameBytes: must be from 4Ki to 256Ki, is 512Ki",
+		"spec.capture.hotRegions: must be from 16 to 1048576, is 1",
 		"spec.capture.linger: must be from 100µs to 1s, is 0s",
 		"spec.capture.memory: must be from 64Mi to 1Ti, is 1Mi",
+		"spec.capture.scrubRate: must be from 64Ki to 1Ti, is 7",
 		"spec.capture.seedRate: must be from 64Ki to 1Ti, is 1",
+		`spec.capture.whenBusGone: must be track or stall, is "cry"`,
 		"spec.journal.margin: must be from 1m0s to 720h0m0s, is 59s",
 		"spec.journal.maxBytes: must be from 64Mi to 1024Ti, is 1Mi",
 		"spec.journal.replicas: must be from 1 to 5, is 6",
 		`spec.recovery.directory: "here" must be an absolute path`,
+		"spec.recovery.journal.alertAt: must be from 1 to 100, is 101",
+		"spec.recovery.journal.maxBytes: must be from 64Mi to 1024Ti, is 1",
+		`spec.recovery.journal.whenFull: must be keep-replicating or keep-history, is "cry"`,
 		"spec.recovery.retention: must be from 1m0s to 87600h0m0s, is 1s",
 	}},
 	{"missing", minimal, "{}", []string{

@@ -19,6 +19,8 @@ const (
 	defaultHoldLimit   = 500 * time.Millisecond
 	defaultVoteTimeout = 10 * time.Second
 	defaultRetention   = 24 * time.Hour
+	defaultHotRegions  = 1024
+	defaultAlertAt     = 80 // percent
 
 	maxName       = 40        // bytes: stream names and subjects are built from names
 	maxUID        = 253       // bytes: what an event can carry
@@ -71,6 +73,14 @@ func (v *validator) group(g *Group) {
 		inRange(v, "spec.capture.seedRate", c.SeedRate, 64<<10, 1<<40)
 	}
 
+	if c.WhenBusGone != BusGoneTrack && c.WhenBusGone != BusGoneStall {
+		v.fail("spec.capture.whenBusGone", "must be track or stall, is %q", c.WhenBusGone)
+	}
+	inRange(v, "spec.capture.hotRegions", c.HotRegions, 16, 1<<20)
+	if c.ScrubRate != 0 {
+		inRange(v, "spec.capture.scrubRate", c.ScrubRate, 64<<10, 1<<40)
+	}
+
 	inRange(v, "spec.barriers.interval", b.Interval, Duration(time.Millisecond), Duration(time.Hour))
 	inRange(v, "spec.barriers.holdLimit", b.HoldLimit, Duration(10*time.Millisecond), Duration(10*time.Second))
 	inRange(v, "spec.barriers.voteTimeout", b.VoteTimeout, Duration(100*time.Millisecond), Duration(10*time.Minute))
@@ -80,6 +90,13 @@ func (v *validator) group(g *Group) {
 
 	v.path("spec.recovery.directory", r.Directory)
 	inRange(v, "spec.recovery.retention", r.Retention, Duration(time.Minute), Duration(10*365*24*time.Hour))
+	if r.Journal.MaxBytes != 0 {
+		inRange(v, "spec.recovery.journal.maxBytes", r.Journal.MaxBytes, 64<<20, 1<<50)
+	}
+	inRange(v, "spec.recovery.journal.alertAt", r.Journal.AlertAt, 1, 100)
+	if r.Journal.WhenFull != FullKeepReplicating && r.Journal.WhenFull != FullKeepHistory {
+		v.fail("spec.recovery.journal.whenFull", "must be keep-replicating or keep-history, is %q", r.Journal.WhenFull)
+	}
 }
 
 func (v *validator) sites(s Sites) {

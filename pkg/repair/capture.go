@@ -41,36 +41,33 @@ func ServeCapture(ctx context.Context, conn *nats.Conn, group, volume string, c 
 
 // CaptureOf returns the capturer of a volume as the DR site asks it, through conn.
 func CaptureOf(conn *nats.Conn, group, volume string) Capture {
-	return &capture{conn, captureSubject(group, volume)}
+	return &capture{asker{conn, group, captureSubject(group, volume)}}
 }
 
-type capture struct {
-	conn    *nats.Conn
-	subject string
-}
+type capture struct{ asker }
 
 func (c *capture) Heal(ctx context.Context, ranges []Range) error {
-	return ask(ctx, c.conn, c.subject, question{Verb: verbHeal, Ranges: ranges}, nil)
+	return c.ask(ctx, question{Verb: verbHeal, Ranges: ranges}, nil)
 }
 
 func (c *capture) Incarnate(ctx context.Context, generation uint32, n int, from uint64) error {
-	return ask(ctx, c.conn, c.subject, question{Verb: verbIncarnate, Generation: generation, Number: uint64(n), From: from}, nil)
+	return c.ask(ctx, question{Verb: verbIncarnate, Generation: generation, Number: uint64(n), From: from}, nil)
 }
 
 func (c *capture) Pause(ctx context.Context, generation uint32, until time.Time) error {
-	return ask(ctx, c.conn, c.subject, question{Verb: verbPause, Generation: generation, Until: until}, nil)
+	return c.ask(ctx, question{Verb: verbPause, Generation: generation, Until: until}, nil)
 }
 
 func (c *capture) Renew(ctx context.Context, generation uint32, reason string) error {
-	return ask(ctx, c.conn, c.subject, question{Verb: verbRenew, Generation: generation, Reason: reason}, nil)
+	return c.ask(ctx, question{Verb: verbRenew, Generation: generation, Reason: reason}, nil)
 }
 
 func (c *capture) Scrub(ctx context.Context) (s Scrub, err error) {
-	err = ask(ctx, c.conn, c.subject, question{Verb: verbScrub}, &s)
+	err = c.ask(ctx, question{Verb: verbScrub}, &s)
 	return s, err
 }
 
 func (c *capture) Scrubbed(ctx context.Context, number uint64) (s Scrub, err error) {
-	err = ask(ctx, c.conn, c.subject, question{Verb: verbScrubbed, Number: number}, &s)
+	err = c.ask(ctx, question{Verb: verbScrubbed, Number: number}, &s)
 	return s, err
 }

@@ -32,25 +32,22 @@ func ServeRecovery(ctx context.Context, conn *nats.Conn, group string, r Recover
 
 // RecoveryOf returns the applier of a group as a process at the primary asks it, through conn.
 func RecoveryOf(conn *nats.Conn, group string) Recovery {
-	return &recovery{conn, recoverySubject(group)}
+	return &recovery{asker{conn, group, recoverySubject(group)}}
 }
 
-type recovery struct {
-	conn    *nats.Conn
-	subject string
-}
+type recovery struct{ asker }
 
 func (r *recovery) Found(ctx context.Context, part, uid string) (f Foundation, err error) {
-	err = ask(ctx, r.conn, r.subject, question{Verb: verbFound, Part: part, UID: uid}, &f)
+	err = r.ask(ctx, question{Verb: verbFound, Part: part, UID: uid}, &f)
 	return f, err
 }
 
 func (r *recovery) Hashes(ctx context.Context, volume string, base events.Base, off, length int64) (h [][32]byte, err error) {
-	err = ask(ctx, r.conn, r.subject, question{Verb: verbHashes, Part: volume, Base: base, Range: Range{off, length}}, &h)
+	err = r.ask(ctx, question{Verb: verbHashes, Part: volume, Base: base, Range: Range{off, length}}, &h)
 	return h, err
 }
 
 func (r *recovery) Stored(ctx context.Context, part string, generation uint32) (seq uint64, err error) {
-	err = ask(ctx, r.conn, r.subject, question{Verb: verbStored, Part: part, Generation: generation}, &seq)
+	err = r.ask(ctx, question{Verb: verbStored, Part: part, Generation: generation}, &seq)
 	return seq, err
 }

@@ -9,16 +9,23 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
 
 	"github.com/farshore/farshore/pkg/events"
 )
 
-// answerLimit bounds the work on one request.
+// answerLimit bounds the work on one request, and the wait for its answer.
 const answerLimit = 30 * time.Second
 
-// The subjects cross the leafnode: the first one from the primary to the DR site, the second one back.
+// The subjects cross the leafnode: the first one from the primary to the DR site, the second one back, and
+// answers either way. Answers have a subject of their own and not an inbox, so that the DR site's server
+// may send answers to the primary, and nothing into anybody's inbox.
 func recoverySubject(group string) string        { return "fsctl." + group + ".recovery" }
 func captureSubject(group, volume string) string { return "fsctl." + group + ".repair." + volume }
+func answerSubject(group string) string          { return "fsctl." + group + ".answer." + nuid.Next() }
+
+// noResponders is the status of a server's answer where nobody listens.
+const noResponders = "503"
 
 // question is a request. Each verb uses the fields that its method has.
 type question struct {
@@ -79,33 +86,56 @@ type answered struct {
 func (e *answered) Error() string { return e.message }
 func (e *answered) Unwrap() error { return e.sentinel }
 
+// asker asks one party.
+type asker struct {
+	conn           *nats.Conn
+	group, subject string
+}
+
 // ask sends a question and decodes the answer into value.
-func ask(ctx context.Context, conn *nats.Conn, subject string, q question, value any) error {
-	body, err := json.Marshal(q)
+func (a asker) ask(ctx context.Context, q question, value any) error {
+	r, err := a.answer(ctx, q)
+	if err == nil {
+		err = r.error()
+	}
+	if err == nil && value != nil {
+		if err = json.Unmarshal(r.Value, value); err != nil {
+			err = fmt.Errorf("decode answer: %w", err)
+		}
+	}
 	if err != nil {
-		return err
-	}
-	m, err := conn.RequestWithContext(ctx, subject, body)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return fmt.Errorf("ask %s to %s: %w", subject, q.Verb, ErrUnavailable)
-	case err != nil:
-		return fmt.Errorf("ask %s to %s: %w: %w", subject, q.Verb, ErrUnavailable, err)
-	}
-	var r reply
-	if err := json.Unmarshal(m.Data, &r); err != nil {
-		return fmt.Errorf("ask %s to %s: decode answer: %w", subject, q.Verb, err)
-	}
-	if err := r.error(); err != nil {
-		return fmt.Errorf("ask %s to %s: %w", subject, q.Verb, err)
-	}
-	if value == nil {
-		return nil
-	}
-	if err := json.Unmarshal(r.Value, value); err != nil {
-		return fmt.Errorf("ask %s to %s: decode answer: %w", subject, q.Verb, err)
+		return fmt.Errorf("ask %s to %s: %w", a.subject, q.Verb, err)
 	}
 	return nil
+}
+
+func (a asker) answer(ctx context.Context, q question) (r reply, err error) {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return r, err
+	}
+	subject := answerSubject(a.group)
+	sub, err := a.conn.SubscribeSync(subject)
+	if err != nil {
+		return r, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only where the connection is closed already
+	if err := a.conn.PublishRequest(a.subject, subject, body); err != nil {
+		return r, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	limited, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	m, err := sub.NextMsgWithContext(limited)
+	switch {
+	case err != nil:
+		return r, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case len(m.Data) == 0 && m.Header.Get("Status") == noResponders:
+		return r, ErrUnavailable
+	}
+	if err := json.Unmarshal(m.Data, &r); err != nil {
+		return r, fmt.Errorf("decode answer: %w", err)
+	}
+	return r, nil
 }
 
 // serve answers questions until ctx ends, each on a goroutine of its own.

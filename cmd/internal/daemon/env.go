@@ -183,7 +183,7 @@ func (e *Env) host(which Site) (string, error) {
 func (e *Env) builtIn(which Site, domain string) (bus.Options, error) {
 	store := e.flags.busStore
 	if store == "" {
-		state, err := stateDirectory()
+		state, err := StateDirectory()
 		if err != nil {
 			return bus.Options{}, Usagef("name a directory with --bus-store: %w", err)
 		}
@@ -220,8 +220,8 @@ func splitAddress(flag, address string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// stateDirectory is where a process keeps what must survive it and no setting places elsewhere.
-func stateDirectory() (string, error) {
+// StateDirectory is where a process keeps what must survive it and no setting places elsewhere.
+func StateDirectory() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/farshore", nil
 	}

@@ -54,8 +54,8 @@ func (s *sites) start(ctx context.Context, failed func(error)) error {
 	var waiting errgroup.Group
 	for _, d := range []daemonProcess{
 		{&s.primary, "snapshotter", nil},
-		{&s.primary, "capturer", []string{"--name", "capturer-" + ledger}},
-		{&s.primary, "capturer", []string{"--name", "capturer-" + settlement}},
+		{&s.primary, "capturer", []string{"--name", "capturer-" + ledger, "--state", s.state()}},
+		{&s.primary, "capturer", []string{"--name", "capturer-" + settlement, "--state", s.state()}},
 		{&s.dr, "applier", nil},
 	} {
 		name := d.name
@@ -83,6 +83,9 @@ func (s *sites) start(ctx context.Context, failed func(error)) error {
 	}
 	return nil
 }
+
+// state is where the capturers keep what must survive them.
+func (s *sites) state() string { return filepath.Join(s.dir, "primary", "state") }
 
 // mayEnd reports the end of a process unless expected was closed before.
 func (p *process) mayEnd(expected <-chan struct{}, failed func(error)) {
