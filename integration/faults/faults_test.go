@@ -4,14 +4,11 @@
 package faults
 
 import (
-	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -21,8 +18,6 @@ import (
 	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
 )
-
-func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
 
 // Each process in turn is killed with SIGKILL under load and started again. At the end nothing
 // is missing: replicas equal sources, and every cut on the way was consistent.
@@ -45,7 +40,7 @@ func TestKillEachProcess(t *testing.T) {
 	}
 	load.Stop()
 	p.Drained("after-kills")
-	checkCuts(t, p, 2, 20)
+	checkCuts(t, p, 20)
 }
 
 // Four capturers, dependent writes across all of them, thousands of barriers, and one capturer
@@ -79,7 +74,7 @@ func TestCutAcrossFourCapturers(t *testing.T) {
 	})
 	load.Stop()
 	p.Drained("after-pauses")
-	checkCuts(t, p, 4, barriers)
+	checkCuts(t, p, barriers)
 }
 
 // Two processes write one volume's stream: the newer one wins, the older one is fenced, stops with
@@ -211,7 +206,7 @@ func TestFullDiskAtDR(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Drained("room-again")
-	checkCuts(t, p, 2, 1)
+	checkCuts(t, p, 1)
 }
 
 // repeatLate sends every request that a snapshotter makes to a tap once more, up to thousands of barriers
@@ -225,9 +220,7 @@ func repeatLate(t *testing.T, p *harness.Pair) {
 	const marker = "Repeated"
 	var mu sync.Mutex
 	var old []*nats.Msg
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
+	random := seeded(t)
 	_, err = nc.Subscribe("fsctl."+harness.Group+".tap.>", func(m *nats.Msg) {
 		if m.Header.Get(marker) != "" {
 			return
@@ -252,85 +245,4 @@ func repeatLate(t *testing.T, p *harness.Pair) {
 			t.Errorf("only %d requests were there to repeat", len(old))
 		}
 	})
-}
-
-func mirror(volume int) string {
-	return journal.StreamID{Group: harness.Group, Part: harness.Volume(volume), Generation: 1}.Mirror(1)
-}
-
-func waitNewPoint(t *testing.T, p *harness.Pair) {
-	t.Helper()
-	from := time.Now()
-	harness.Eventually(t, 90*time.Second, "a new recovery point is applied", func() error {
-		s, err := p.Status()
-		if err != nil {
-			return err
-		}
-		if s.Applied == nil || s.Applied.Time.Before(from) {
-			return fmt.Errorf("applied %+v, phase %s, missing %v, conditions %+v", s.Applied, s.Phase, s.MissingVotes, s.Conditions)
-		}
-		return nil
-	})
-}
-
-func checkCuts(t *testing.T, p *harness.Pair, volumes, least int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	commits, err := harness.CheckCuts(ctx, p.DRSite(ctx), volumes)
-	if err != nil {
-		t.Fatalf("after %d commits: %v", commits, err)
-	}
-	if commits < least {
-		t.Fatalf("only %d commits to check, want at least %d", commits, least)
-	}
-	t.Logf("%d cuts checked", commits)
-}
-
-func deleteMessage(t *testing.T, site *journal.Site, stream string, seq uint64) {
-	t.Helper()
-	s, err := site.JetStream().Stream(t.Context(), stream)
-	if err == nil {
-		err = s.DeleteMsg(t.Context(), seq)
-	}
-	if err != nil {
-		t.Fatalf("delete message %d of %s: %v", seq, stream, err)
-	}
-}
-
-func mountTmpfs(t *testing.T, dir string, size int64) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("not run: a small file system of its own needs root")
-	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
-		t.Skipf("not run: mount tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
-}
-
-// fill writes a file until its file system is full.
-func fill(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	block := make([]byte, 64<<10)
-	for i := range block {
-		block[i] = 1
-	}
-	for {
-		if _, err := f.Write(block); err != nil {
-			if !strings.Contains(err.Error(), "no space") {
-				t.Fatal(err)
-			}
-			return
-		}
-	}
 }

@@ -179,14 +179,14 @@ func Eventually(t testing.TB, limit time.Duration, what string, check func() err
 	}
 }
 
-// Build compiles the binaries into dir, with the given build tags.
-func Build(dir, tags string) error {
+// Build compiles the binaries into dir, with the given build tags and further arguments of `go build`.
+func Build(dir, tags string, more ...string) error {
 	root, err := moduleRoot()
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("go", "build", "-tags", tags, "-o", dir+string(filepath.Separator),
-		"./cmd/capturer", "./cmd/applier", "./cmd/snapshotter", "./cmd/farshore")
+	args := append([]string{"build", "-tags", tags, "-o", dir + string(filepath.Separator)}, more...)
+	cmd := exec.Command("go", append(args, "./cmd/capturer", "./cmd/applier", "./cmd/snapshotter", "./cmd/farshore")...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the binaries: %w\n%s", err, out)

@@ -6,12 +6,9 @@ package harness
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -19,8 +16,8 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/farshore/farshore/internal/link"
 	"github.com/farshore/farshore/pkg/cdc/nbd"
-	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
 )
 
@@ -33,22 +30,46 @@ type Options struct {
 	Size      int64         // bytes of each volume (16 MiB)
 	Interval  time.Duration // between barriers (100 ms)
 	HoldLimit time.Duration // (500 ms)
-	Recovery  string        // the DR site's directory (one inside Dir)
+
+	// Settings of the group's document, as it spells them; empty ones are left to its defaults.
+	Memory      string // capture.memory (64Mi)
+	HotRegions  string // capture.hotRegions
+	WhenBusGone string // capture.whenBusGone
+	MaxBytes    string // journal.maxBytes: of each stream at the primary
+	Margin      string // journal.margin
+	Retention   string // recovery.retention
+
+	Sources  string    // directory of the volumes' backing files (Dir)
+	State    string    // directory of the capturers' state directories (Dir)
+	Recovery string    // the DR site's directory (one inside Dir)
+	Stores   [2]string // directories of the primary's and the DR site's NATS store (inside Dir)
+
+	// Clocks gives each site a wall clock of its own that can be set wrong. The binaries are built for it.
+	Clocks bool
 }
 
-// Pair is a primary and a DR site.
+// Pair is a primary and a DR site. The DR site's leafnode reaches the primary through Link.
 type Pair struct {
 	Dir        string
 	Document   string // path of the group's document
 	Recovery   string // the DR site's directory
 	PrimaryURL string
 	DRURL      string
+	Link       *link.Link
 
 	PrimaryBus, DRBus    *Process
 	Snapshotter, Applier *Process
 	Capturers            []*Process // capturer i serves volume i
-	t                    testing.TB
-	options              Options
+
+	PrimaryClock, DRClock *Clock // nil without Options.Clocks
+
+	t        testing.TB
+	options  Options
+	binaries string
+	dr       *journal.Site // what Status asks
+	volumes  []int         // those in the document
+	sizes    []int64
+	counted  []int64 // where the next workload's chains begin
 }
 
 // Volume returns the name of volume i.
@@ -71,15 +92,30 @@ spec:
     size: {{.Size}}
     listen: unix:{{.Socket}}
 {{- end}}
-  capture: {memory: 64Mi}
+  capture:
+    memory: {{.Memory}}
+    {{with .HotRegions}}hotRegions: {{.}}{{end}}
+    {{with .WhenBusGone}}whenBusGone: {{.}}{{end}}
+  journal:
+    replicas: 1
+    {{with .MaxBytes}}maxBytes: {{.}}{{end}}
+    {{with .Margin}}margin: {{.}}{{end}}
   barriers: {interval: {{.Interval}}, holdLimit: {{.HoldLimit}}, voteTimeout: 5s}
-  recovery: {directory: {{.Recovery}}}
+  recovery:
+    directory: {{.Recovery}}
+    {{with .Retention}}retention: {{.}}{{end}}
 `))
 
-// New prepares two sites below a temporary directory and starts nothing. At the test's end every
-// process is killed; where the test failed the ends of their logs are shown.
-func New(t testing.TB, o Options) *Pair {
-	t.Helper()
+func (o *Options) fill(dir string) {
+	for _, d := range []struct {
+		field *string
+		value string
+	}{{&o.Sources, dir}, {&o.State, dir}, {&o.Recovery, filepath.Join(dir, "dr")}, {&o.Memory, "64Mi"},
+		{&o.Stores[0], filepath.Join(dir, "bus-primary")}, {&o.Stores[1], filepath.Join(dir, "bus-dr")}} {
+		if *d.field == "" {
+			*d.field = d.value
+		}
+	}
 	if o.Volumes == 0 {
 		o.Volumes = 2
 	}
@@ -92,27 +128,38 @@ func New(t testing.TB, o Options) *Pair {
 	if o.HoldLimit == 0 {
 		o.HoldLimit = 500 * time.Millisecond
 	}
+}
+
+// New prepares two sites below a temporary directory and starts nothing. At the test's end every
+// process is killed; where the test failed the ends of their logs are shown.
+func New(t testing.TB, o Options) *Pair {
+	t.Helper()
 	// Not t.TempDir: its names are too long for unix sockets.
 	dir, err := os.MkdirTemp("", "farshore-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Recovery == "" {
-		o.Recovery = filepath.Join(dir, "dr")
-	}
+	o.fill(dir)
 	primary, dr, leaf := freePort(t), freePort(t), freePort(t)
 	p := &Pair{
-		Dir: dir, Document: filepath.Join(dir, "group.yaml"), Recovery: o.Recovery, t: t, options: o,
-		PrimaryURL: "nats://" + primary, DRURL: "nats://" + dr,
+		Dir: dir, Document: filepath.Join(dir, "group.yaml"), Recovery: o.Recovery, t: t, options: o, binaries: binaries,
+		PrimaryURL: "nats://" + primary, DRURL: "nats://" + dr, Link: link.New(t, leaf),
 	}
-	p.PrimaryBus = p.process("bus-primary", "farshore", "bus", "--domain", "primary",
-		"--store", filepath.Join(dir, "bus-primary"), "--listen", primary, "--leaf-listen", leaf)
-	p.DRBus = p.process("bus-dr", "farshore", "bus", "--domain", "dr",
-		"--store", filepath.Join(dir, "bus-dr"), "--listen", dr, "--leaf-remote", "nats://"+leaf)
-	p.Snapshotter = p.process("snapshotter", "snapshotter", "--group", p.Document)
-	p.Applier = p.process("applier", "applier", "--group", p.Document)
+	if o.Clocks {
+		if p.binaries, err = clockBinaries(); err != nil {
+			t.Fatal(err)
+		}
+		p.PrimaryClock, p.DRClock = newClock(t, filepath.Join(dir, "clock-primary")), newClock(t, filepath.Join(dir, "clock-dr"))
+	}
+	p.PrimaryBus = p.process(p.PrimaryClock, "bus-primary", "farshore", "bus", "--domain", "primary",
+		"--store", o.Stores[0], "--listen", primary, "--leaf-listen", leaf)
+	p.DRBus = p.process(p.DRClock, "bus-dr", "farshore", "bus", "--domain", "dr",
+		"--store", o.Stores[1], "--listen", dr, "--leaf-remote", "nats://"+p.Link.Address())
+	p.Snapshotter = p.process(p.PrimaryClock, "snapshotter", "snapshotter", "--group", p.Document)
+	p.Applier = p.process(p.DRClock, "applier", "applier", "--group", p.Document)
 	for i := range o.Volumes {
-		p.Capturers = append(p.Capturers, p.process("capturer-"+Volume(i), "capturer", "--group", p.Document, "--name", Volume(i), "--state", filepath.Join(dir, "state")))
+		p.volumes, p.sizes = append(p.volumes, i), append(p.sizes, o.Size)
+		p.Capturers = append(p.Capturers, p.capturer("capturer-"+Volume(i), i, p.Document, p.State(i)))
 	}
 	p.writeDocument()
 	t.Cleanup(func() {
@@ -132,12 +179,21 @@ func New(t testing.TB, o Options) *Pair {
 	return p
 }
 
-func (p *Pair) process(name, binary string, args ...string) *Process {
+// capturer returns the process that serves volume i as a document says, with a state directory.
+func (p *Pair) capturer(name string, i int, document, state string) *Process {
+	return p.process(p.PrimaryClock, name, "capturer", "--group", document, "--name", Volume(i), "--state", state)
+}
+
+func (p *Pair) process(clock *Clock, name, binary string, args ...string) *Process {
+	var env []string
+	if clock != nil {
+		env = clock.environment()
+	}
 	ready := "msg=ready"
 	if binary == "farshore" {
 		ready = "clients nats://" // `farshore bus` tells where it can be reached
 	}
-	return &Process{Name: name, t: p.t, args: append([]string{filepath.Join(binaries, binary)}, args...),
+	return &Process{Name: name, t: p.t, args: append([]string{filepath.Join(p.binaries, binary)}, args...), env: env,
 		log: filepath.Join(p.Dir, name+".log"), ready: ready}
 }
 
@@ -148,23 +204,28 @@ func (p *Pair) writeDocument() {
 		Size               int64
 	}
 	var volumes []volume
-	for i := range p.options.Volumes {
-		volumes = append(volumes, volume{Volume(i), p.Source(i), p.Socket(i), p.options.Size})
+	for _, i := range p.volumes {
+		volumes = append(volumes, volume{Volume(i), p.Source(i), p.Socket(i), p.sizes[i]})
 	}
 	var b bytes.Buffer
 	err := document.Execute(&b, map[string]any{
 		"Group": Group, "PrimaryURL": p.PrimaryURL, "DRURL": p.DRURL, "Volumes": volumes,
 		"Interval": p.options.Interval, "HoldLimit": p.options.HoldLimit, "Recovery": p.Recovery,
+		"Memory": p.options.Memory, "HotRegions": p.options.HotRegions, "WhenBusGone": p.options.WhenBusGone,
+		"MaxBytes": p.options.MaxBytes, "Margin": p.options.Margin, "Retention": p.options.Retention,
 	})
+	if err == nil { // replaced, not rewritten: processes read it while they run
+		err = os.WriteFile(p.Document+".new", b.Bytes(), 0o600)
+	}
 	if err == nil {
-		err = os.WriteFile(p.Document, b.Bytes(), 0o600)
+		err = os.Rename(p.Document+".new", p.Document)
 	}
 	if err != nil {
 		p.t.Fatalf("write the group's document: %v", err)
 	}
 }
 
-// Twin returns a capturer for volume i with a device and a socket of its own, as a stale node's
+// Twin returns a capturer for volume i with a device, a socket and a state of its own, as a stale node's
 // capturer would be. It writes the same stream.
 func (p *Pair) Twin(i int) *Process {
 	p.t.Helper()
@@ -177,20 +238,31 @@ func (p *Pair) Twin(i int) *Process {
 	if err := os.WriteFile(path, []byte(twin), 0o600); err != nil {
 		p.t.Fatal(err)
 	}
-	return p.extra("twin-"+Volume(i), "capturer", "--group", path, "--name", Volume(i), "--state", filepath.Join(p.Dir, "state-twin"))
+	return p.ended(p.capturer("twin-"+Volume(i), i, path, p.State(i)+".twin"))
+}
+
+// Elsewhere returns a capturer for volume i as another node would run it once the device has moved there:
+// the same device and socket, and the state directory of that node.
+func (p *Pair) Elsewhere(i int) *Process {
+	return p.ended(p.capturer("elsewhere-"+Volume(i), i, p.Document, p.State(i)+".elsewhere"))
 }
 
 // Clone returns a process with the same arguments as x.
 func (p *Pair) Clone(x *Process) *Process {
-	return p.extra(x.Name+"-clone", filepath.Base(x.args[0]), x.args[1:]...)
+	clone := p.process(nil, x.Name+"-clone", filepath.Base(x.args[0]), x.args[1:]...)
+	clone.env = x.env
+	return p.ended(clone)
 }
 
-func (p *Pair) extra(name, binary string, args ...string) *Process {
-	x := p.process(name, binary, args...)
+// ended sees to it that x ends with the test.
+func (p *Pair) ended(x *Process) *Process {
 	p.t.Cleanup(func() {
 		if x.Running() {
 			x.Signal(syscall.SIGKILL)
 			x.Wait(10 * time.Second)
+		}
+		if p.t.Failed() {
+			p.t.Log(x.Tail(25))
 		}
 	})
 	return x
@@ -216,7 +288,10 @@ func (p *Pair) Start() {
 }
 
 // Source returns the path of volume i's backing file.
-func (p *Pair) Source(i int) string { return filepath.Join(p.Dir, Volume(i)+".img") }
+func (p *Pair) Source(i int) string { return filepath.Join(p.options.Sources, Volume(i)+".img") }
+
+// State returns the state directory of the capturer of volume i.
+func (p *Pair) State(i int) string { return filepath.Join(p.options.State, "state-"+Volume(i)) }
 
 // Socket returns the path of volume i's NBD socket.
 func (p *Pair) Socket(i int) string { return filepath.Join(p.Dir, Volume(i)+".sock") }
@@ -249,94 +324,6 @@ func (p *Pair) connect(ctx context.Context, url, domain, peer string) *journal.S
 	}
 	p.t.Cleanup(site.Close)
 	return site
-}
-
-// Farshore runs the operator's command and returns its standard output.
-func (p *Pair) Farshore(args ...string) (string, error) {
-	cmd := exec.Command(filepath.Join(binaries, "farshore"), append(args, "--group", p.Document)...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("farshore %s: %w: %s", strings.Join(args, " "), err, errs.String())
-	}
-	return out.String(), nil
-}
-
-// Status returns the group's status as `farshore status` tells it.
-func (p *Pair) Status() (*group.Status, error) {
-	out, err := p.Farshore("status", "-o", "json")
-	if err != nil {
-		return nil, err
-	}
-	s := new(group.Status)
-	if err := json.Unmarshal([]byte(out), s); err != nil {
-		return nil, fmt.Errorf("decode status: %w in %q", err, out)
-	}
-	return s, nil
-}
-
-// Mark makes a labelled recovery point, trying until it succeeds within limit.
-func (p *Pair) Mark(label string, limit time.Duration) {
-	p.t.Helper()
-	Eventually(p.t, limit, "mark "+label, func() error {
-		_, err := p.Farshore("mark", "--label", label)
-		return err
-	})
-}
-
-// Drained makes a labelled point behind everything acknowledged so far, waits until the DR site
-// has applied it, and fails unless every replica equals its source byte for byte. Nobody may
-// write meanwhile.
-func (p *Pair) Drained(label string) {
-	p.t.Helper()
-	mark := time.Now()
-	p.Mark(label, 60*time.Second)
-	Eventually(p.t, 60*time.Second, "the DR site applied "+label, func() error {
-		s, err := p.Status()
-		if err != nil {
-			return err
-		}
-		if s.Applied == nil || s.Applied.Time.Before(mark) {
-			return fmt.Errorf("applied %+v, phase %s, conditions %+v", s.Applied, s.Phase, s.Conditions)
-		}
-		return nil
-	})
-	for i := range p.options.Volumes {
-		if err := SameBytes(p.Source(i), p.Replica(i)); err != nil {
-			p.t.Errorf("%s at %s: %v", Volume(i), label, err)
-		}
-	}
-}
-
-// SameBytes compares two files and tells the first difference.
-func SameBytes(want, got string) error {
-	a, err := os.Open(want)
-	if err != nil {
-		return err
-	}
-	defer a.Close()
-	b, err := os.Open(got)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	bufA, bufB := make([]byte, 1<<20), make([]byte, 1<<20)
-	for off := int64(0); ; {
-		n, errA := io.ReadFull(a, bufA)
-		m, errB := io.ReadFull(b, bufB)
-		if n != m {
-			return fmt.Errorf("%s and %s differ in size near byte %d", want, got, off)
-		}
-		for i := range n {
-			if bufA[i] != bufB[i] {
-				return fmt.Errorf("%s and %s differ at byte %d", want, got, off+int64(i))
-			}
-		}
-		off += int64(n)
-		if errA != nil || errB != nil {
-			return nil // both ended: ReadFull gives an error only at the end of a file
-		}
-	}
 }
 
 func freePort(t testing.TB) string {

@@ -4,15 +4,14 @@ package journaltest
 
 import (
 	"context"
-	"io"
 	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/farshore/farshore/internal/link"
 	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/journal/bus"
 )
@@ -23,7 +22,7 @@ type Pair struct {
 
 	t          testing.TB
 	dir        string
-	link       *link
+	link       *link.Link
 	primary    *bus.Server
 	dr         *bus.Server
 	primaryOpt bus.Options
@@ -35,8 +34,8 @@ func Sites(t testing.TB) *Pair {
 	t.Helper()
 	p := &Pair{t: t, dir: t.TempDir()}
 	p.primaryOpt = bus.Options{StoreDir: filepath.Join(p.dir, "primary"), Domain: "primary", Port: freePort(t), LeafPort: freePort(t)}
-	p.link = newLink(t, "127.0.0.1:"+strconv.Itoa(p.primaryOpt.LeafPort))
-	p.drOpt = bus.Options{StoreDir: filepath.Join(p.dir, "dr"), Domain: "dr", Port: freePort(t), LeafRemotes: []string{"nats-leaf://" + p.link.address()}}
+	p.link = link.New(t, "127.0.0.1:"+strconv.Itoa(p.primaryOpt.LeafPort))
+	p.drOpt = bus.Options{StoreDir: filepath.Join(p.dir, "dr"), Domain: "dr", Port: freePort(t), LeafRemotes: []string{"nats-leaf://" + p.link.Address()}}
 	p.StartPrimary()
 	p.StartDR()
 	t.Cleanup(func() { p.StopDR(); p.StopPrimary() })
@@ -89,10 +88,10 @@ func (p *Pair) StartDR() { p.t.Helper(); p.dr = start(p.t, p.drOpt) }
 func (p *Pair) StopDR() { stop(&p.dr) }
 
 // Cut breaks the link between the sites; Heal mends it.
-func (p *Pair) Cut() { p.link.set(false) }
+func (p *Pair) Cut() { p.link.Cut() }
 
 // Heal mends the link between the sites.
-func (p *Pair) Heal() { p.link.set(true) }
+func (p *Pair) Heal() { p.link.Heal() }
 
 // WaitLinked waits until the DR site reaches the primary's JetStream.
 func (p *Pair) WaitLinked() {
@@ -141,80 +140,4 @@ func freePort(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return n
-}
-
-// link is a TCP proxy that can be cut: open connections break, new ones are refused.
-type link struct {
-	listener net.Listener
-	target   string
-	mu       sync.Mutex
-	up       bool
-	conns    map[net.Conn]bool
-}
-
-func newLink(t testing.TB, target string) *link {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &link{listener: listener, target: target, up: true, conns: map[net.Conn]bool{}}
-	go l.accept()
-	t.Cleanup(func() { listener.Close(); l.set(false) })
-	return l
-}
-
-func (l *link) address() string { return l.listener.Addr().String() }
-
-func (l *link) set(up bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.up = up
-	if !up {
-		for c := range l.conns {
-			c.Close()
-		}
-		clear(l.conns)
-	}
-}
-
-func (l *link) accept() {
-	for {
-		a, err := l.listener.Accept()
-		if err != nil {
-			return // closed at the test's end
-		}
-		b, err := net.Dial("tcp", l.target)
-		if err != nil || !l.keep(a, b) {
-			a.Close()
-			if b != nil {
-				b.Close()
-			}
-			continue
-		}
-		go l.pump(a, b)
-		go l.pump(b, a)
-	}
-}
-
-func (l *link) keep(conns ...net.Conn) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.up {
-		return false
-	}
-	for _, c := range conns {
-		l.conns[c] = true
-	}
-	return true
-}
-
-func (l *link) pump(to, from net.Conn) {
-	_, _ = io.Copy(to, from) // either side's end ends both
-	to.Close()
-	from.Close()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.conns, to)
-	delete(l.conns, from)
 }
