@@ -55,6 +55,12 @@ func run(ctx context.Context, env *daemon.Env) error {
 	g.Go(func() error { return coordinator.Run(ctx) })
 	g.Go(func() error { return clock.Serve(ctx, site.Conn(), o.Group, nil) })
 	g.Go(func() error {
+		return env.Follow(ctx, func(changed *group.Group) error {
+			coordinator.SetVolumes(volumes(changed))
+			return nil
+		})
+	})
+	g.Go(func() error {
 		select {
 		case <-ctx.Done():
 		case <-coordinator.Ready():
@@ -76,8 +82,14 @@ func options(g *group.Group) barrier.Options {
 		MaxBytes:    int64(g.Spec.Journal.MaxBytes),
 		Replicas:    g.Spec.Journal.Replicas,
 	}
-	for _, v := range g.Spec.Volumes {
-		o.Volumes = append(o.Volumes, barrier.Volume{Name: v.Name, UID: v.UID})
-	}
+	o.Volumes = volumes(g)
 	return o
+}
+
+func volumes(g *group.Group) []barrier.Volume {
+	var out []barrier.Volume
+	for _, v := range g.Spec.Volumes {
+		out = append(out, barrier.Volume{Name: v.Name, UID: v.UID})
+	}
+	return out
 }

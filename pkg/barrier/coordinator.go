@@ -65,6 +65,7 @@ type Coordinator struct {
 	presence *presence
 	requests chan *nats.Msg // for labelled barriers
 	ready    chan struct{}
+	volumes  chan []Volume            // newest document's volumes, if they changed
 	current  atomic.Pointer[attempt]  // that answers go to
 	absent   atomic.Pointer[[]string] // members whose vote the last barrier lacked
 
@@ -113,7 +114,8 @@ func NewCoordinator(o Options) (*Coordinator, error) {
 	return &Coordinator{
 		o: o, log: o.Log, tracer: o.Tracer, metrics: metrics, conn: o.Site.Conn(), inbox: nats.NewInbox(),
 		presence: newPresence(), requests: make(chan *nats.Msg, maxMarkRequests), ready: make(chan struct{}),
-		retry: make(map[string]time.Time), strangers: make(map[string]string), patience: supersededLimit,
+		volumes: make(chan []Volume, 1),
+		retry:   make(map[string]time.Time), strangers: make(map[string]string), patience: supersededLimit,
 	}, nil
 }
 
@@ -127,6 +129,23 @@ func defaulted(d, otherwise time.Duration) time.Duration {
 // Ready is closed once the coordinator works: it is the control stream's writer, knows what was
 // before it, and hears taps and operators. Barriers may still fail.
 func (c *Coordinator) Ready() <-chan struct{} { return c.ready }
+
+// SetVolumes tells that the document lists other volumes now: those that it no longer has leave, new ones may
+// join, before the next barrier. It may be called at any time.
+func (c *Coordinator) SetVolumes(volumes []Volume) {
+	volumes = slices.Clone(volumes)
+	for {
+		select {
+		case c.volumes <- volumes:
+			return
+		default:
+		}
+		select { // what was not read yet is out of date
+		case <-c.volumes:
+		default:
+		}
+	}
+}
 
 // Missing returns the members whose vote the last barrier lacked. It may be called at any time.
 func (c *Coordinator) Missing() []string {

@@ -22,6 +22,11 @@ func (c *Coordinator) takeOver(ctx context.Context, id journal.StreamID) (err er
 			return err
 		}
 	}
+	return c.dismiss(ctx)
+}
+
+// dismiss lets the volumes leave that the document doesn't list.
+func (c *Coordinator) dismiss(ctx context.Context) (err error) {
 	for _, state := range []events.MemberState{events.Joining, events.Joined} {
 		for _, name := range c.history.roster.names(state) {
 			s := c.history.roster.volumes[name]

@@ -31,6 +31,8 @@ func (c *Coordinator) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case c.o.Volumes = <-c.volumes:
+			err = c.dismiss(ctx)
 		case m := <-c.requests:
 			err = c.serveMark(ctx, m)
 		case <-timer.C:

@@ -170,6 +170,11 @@ func Load(path string) (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read group document: %w", err)
 	}
+	return LoadFrom(path, data)
+}
+
+// LoadFrom is Load for what was read from path.
+func LoadFrom(path string, data []byte) (*Group, error) {
 	g, err := parse(data, os.Getenv)
 	if err != nil {
 		return nil, fmt.Errorf("group document %s: %w", path, err)

@@ -34,13 +34,16 @@ const shutdownLimit = 5 * time.Second
 
 // Env is what a daemon works with. Its methods may be called concurrently.
 type Env struct {
-	Group     *group.Group
+	Group     *group.Group // the document at the start, see Follow
 	Log       *slog.Logger // carries program, instance and group
 	Telemetry *telemetry.Telemetry
 	Instance  string // unique among the processes of this program
 
 	spec  Spec
 	flags flags
+
+	document []byte // as Group was read from
+	hangup   <-chan os.Signal
 
 	mu     sync.Mutex
 	server *bus.Server
@@ -53,7 +56,7 @@ func run(ctx context.Context, s Spec, f flags, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	g, err := LoadGroup(f.group)
+	document, g, err := loadDocument(f.group)
 	if err != nil {
 		return err
 	}
@@ -68,7 +71,10 @@ func run(ctx context.Context, s Spec, f flags, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	env := &Env{Group: g, Log: log, Telemetry: t, Instance: instance, spec: s, flags: f, sites: make(map[Site]*journal.Site)}
+	env := &Env{
+		Group: g, Log: log, Telemetry: t, Instance: instance, spec: s, flags: f, sites: make(map[Site]*journal.Site),
+		document: document, hangup: hangups(ctx),
+	}
 	defer func() {
 		env.close()
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
@@ -90,14 +96,23 @@ func run(ctx context.Context, s Spec, f flags, stderr io.Writer) (err error) {
 
 // LoadGroup reads the document at path. Every error is one of configuration.
 func LoadGroup(path string) (*group.Group, error) {
+	_, g, err := loadDocument(path)
+	return g, err
+}
+
+func loadDocument(path string) ([]byte, *group.Group, error) {
 	if path == "" {
-		return nil, Usagef("name the ProtectionGroup document with --group FILE or %s", variable("group"))
+		return nil, nil, Usagef("name the ProtectionGroup document with --group FILE or %s", variable("group"))
 	}
-	g, err := group.Load(path)
+	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, &UsageError{err}
+		return nil, nil, &UsageError{fmt.Errorf("read group document: %w", err)}
 	}
-	return g, nil
+	g, err := group.LoadFrom(path, data)
+	if err != nil {
+		return nil, nil, &UsageError{err}
+	}
+	return data, g, nil
 }
 
 // Primary returns the process's connection to the primary site. It connects at the first call,
