@@ -16,6 +16,9 @@ import (
 type step struct {
 	v     *volume
 	entry events.VectorEntry
+	from  Volume // where the path begins: the volume's position, or a blank one
+	legs  []Leg
+	anew  bool // what the replica holds is to be discarded first
 	iv    *interval
 }
 
@@ -27,7 +30,7 @@ type step struct {
 // whole. An error that Damage knows will not go away by itself; one that wraps syscall.ENOSPC does
 // when there is room.
 func (s *Set) Advance(ctx context.Context, src Source, c *events.Commit) error {
-	return s.toward(c, func(steps []*step, whole bool) error {
+	return s.toward(ctx, src, c, func(steps []*step, whole bool) error {
 		defer func() {
 			for _, st := range steps {
 				if st.iv != nil {
@@ -38,7 +41,7 @@ func (s *Set) Advance(ctx context.Context, src Source, c *events.Commit) error {
 		if err := s.prepare(ctx, src, c, steps); err != nil {
 			return err
 		}
-		if err := s.promise(c); err != nil {
+		if err := s.promise(c, steps); err != nil {
 			return err
 		}
 		if err := s.apply(ctx, src, c, steps, whole); err != nil {
@@ -53,7 +56,7 @@ func (s *Set) Advance(ctx context.Context, src Source, c *events.Commit) error {
 
 // toward locks the volumes of commit c, checks that it lies ahead, and runs work on the steps to it. Where
 // the set is at c already there is no work. whole tells that no earlier attempt left the replicas in between.
-func (s *Set) toward(c *events.Commit, work func(steps []*step, whole bool) error) error {
+func (s *Set) toward(ctx context.Context, src Source, c *events.Commit, work func(steps []*step, whole bool) error) error {
 	s.advancing.Lock()
 	defer s.advancing.Unlock()
 	if err := s.settle(); err != nil {
@@ -66,7 +69,7 @@ func (s *Set) toward(c *events.Commit, work func(steps []*step, whole bool) erro
 	if err := later(&cp, c); err != nil {
 		return err
 	}
-	steps, err := s.steps(c)
+	steps, err := s.steps(ctx, src, c)
 	defer unlock(steps)
 	if err != nil {
 		return err
@@ -74,10 +77,27 @@ func (s *Set) toward(c *events.Commit, work func(steps []*step, whole bool) erro
 	return work(steps, cp.Applying == nil)
 }
 
-// promise records that the set is being advanced to c: from here on it is whole only there, or later.
-func (s *Set) promise(c *events.Commit) error {
+// promise records that the set is being advanced to c: from here on it is whole only there, or later. With it
+// goes what the replicas hold that begin anew: only then may it be overwritten.
+func (s *Set) promise(c *events.Commit, steps []*step) error {
 	target := CommitOf(c)
-	return s.record(func(cp *Checkpoint) { cp.Applying = &target })
+	err := s.record(func(cp *Checkpoint) {
+		cp.Applying = &target
+		for _, st := range steps {
+			if st.anew {
+				cp.discard(st.v.name, st.from)
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for _, st := range steps {
+		if st.anew {
+			s.reset(st.v)
+		}
+	}
+	return nil
 }
 
 func later(cp *Checkpoint, c *events.Commit) error {
@@ -87,9 +107,9 @@ func later(cp *Checkpoint, c *events.Commit) error {
 	return nil
 }
 
-// steps locks the volumes of the commit's vector and checks that it lies ahead of each. It returns
+// steps locks the volumes of the commit's vector and finds the way to it for each. It returns
 // what it locked with an error, too.
-func (s *Set) steps(c *events.Commit) ([]*step, error) {
+func (s *Set) steps(ctx context.Context, src Source, c *events.Commit) ([]*step, error) {
 	vector := slices.Clone(c.Vector)
 	slices.SortFunc(vector, func(a, b events.VectorEntry) int { return cmp.Compare(a.Volume, b.Volume) })
 	var steps []*step
@@ -99,20 +119,25 @@ func (s *Set) steps(c *events.Commit) ([]*step, error) {
 		}
 		v := s.volume(entry.Volume)
 		v.mu.Lock()
-		steps = append(steps, &step{v: v, entry: entry})
-		if v.now.Seq == 0 {
-			v.now.Generation = entry.Position.Generation
-		}
-		if v.now.Generation != entry.Position.Generation {
-			return steps, &VolumeError{entry.Volume, fmt.Errorf("%w: the commit is in generation %d, the replica in %d",
-				ErrForeign, entry.Position.Generation, v.now.Generation)}
-		}
-		if v.now.Seq > entry.Position.Seq {
-			return steps, &VolumeError{entry.Volume, fmt.Errorf("the commit is at sequence %d, the replica at %d: %w",
-				entry.Position.Seq, v.now.Seq, ErrRewind)}
+		st := &step{v: v, entry: entry}
+		steps = append(steps, st)
+		if err := s.plan(ctx, src, st); err != nil {
+			return steps, &VolumeError{entry.Volume, err}
 		}
 	}
 	return steps, nil
+}
+
+// plan finds the path of a step, whose volume is locked.
+func (s *Set) plan(ctx context.Context, src Source, st *step) (err error) {
+	st.from = st.v.now
+	if st.legs, st.anew, err = s.path(ctx, src, st.v.name, st.v.now, st.entry.Position); err != nil {
+		return err
+	}
+	if st.anew {
+		st.from = s.blank(st.v.name)
+	}
+	return nil
 }
 
 func unlock(steps []*step) {
@@ -138,27 +163,17 @@ func each(ctx context.Context, steps []*step, f func(context.Context, *step) err
 // prepare reads and verifies every interval, then makes room for all of them. It changes no content.
 func (s *Set) prepare(ctx context.Context, src Source, c *events.Commit, steps []*step) error {
 	err := each(ctx, steps, func(ctx context.Context, st *step) (err error) {
-		st.iv, err = s.readInterval(ctx, src, st.v.name, st.v.now, st.entry.Position.Seq, c.Token)
+		st.iv, err = s.readInterval(ctx, src, st, c.Token)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("prepare barrier %d: %w", c.Token.Barrier, err)
 	}
 	err = each(ctx, steps, func(_ context.Context, st *step) error {
-		size := st.v.now.Size
-		if st.v.now.Seq == 0 {
-			size = st.iv.to.Size
+		if st.anew {
+			return nil // its room is taken by what is to be discarded
 		}
-		if err := s.openVolume(st.v, size); err != nil {
-			return err
-		}
-		if st.iv.to.Size > st.v.target.Size() {
-			// What a replica has behind its volume's end is no content.
-			if err := st.v.target.Resize(st.iv.to.Size); err != nil {
-				return fmt.Errorf("grow to %d bytes: %w", st.iv.to.Size, err)
-			}
-		}
-		return st.v.target.Reserve(st.iv.writes.merge())
+		return s.makeRoom(st)
 	})
 	if err != nil {
 		return fmt.Errorf("make room for barrier %d: %w", c.Token.Barrier, err)
@@ -166,12 +181,35 @@ func (s *Set) prepare(ctx context.Context, src Source, c *events.Commit, steps [
 	return nil
 }
 
+// makeRoom opens the step's target, grows it and reserves what the interval writes.
+func (s *Set) makeRoom(st *step) error {
+	size := st.v.now.Size
+	if st.v.now.Seq == 0 {
+		size = st.iv.to.Size
+	}
+	if err := s.openVolume(st.v, size); err != nil {
+		return err
+	}
+	if st.iv.to.Size > st.v.target.Size() {
+		// What a replica has behind its volume's end is no content.
+		if err := st.v.target.Resize(st.iv.to.Size); err != nil {
+			return fmt.Errorf("grow to %d bytes: %w", st.iv.to.Size, err)
+		}
+	}
+	return st.v.target.Reserve(st.iv.writes.merge())
+}
+
 // apply writes the intervals and makes them durable.
 func (s *Set) apply(ctx context.Context, src Source, c *events.Commit, steps []*step, first bool) error {
 	err := each(ctx, steps, func(ctx context.Context, st *step) error {
+		if st.anew {
+			if err := s.makeRoom(st); err != nil {
+				return err
+			}
+		}
 		compare := first && st.v.whole
 		st.v.whole = false
-		if err := s.applyInterval(ctx, src, st.v.name, st.v, st.iv, c.Token, compare); err != nil {
+		if err := s.applyInterval(ctx, src, st, c.Token, compare); err != nil {
 			return err
 		}
 		return st.v.target.Sync()
@@ -186,7 +224,7 @@ func (s *Set) apply(ctx context.Context, src Source, c *events.Commit, steps []*
 // written again.
 func (s *Set) finish(c *events.Commit, steps []*step) error {
 	err := s.record(func(cp *Checkpoint) {
-		cp.Commit, cp.Applying = CommitOf(c), nil
+		cp.Commit, cp.Applying, cp.Without = CommitOf(c), nil, nil
 		for name, v := range cp.Volumes {
 			if v.State == Member {
 				v.State = Left

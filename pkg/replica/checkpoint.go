@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/farshore/farshore/pkg/events"
@@ -62,6 +63,7 @@ type Volume struct {
 	State      VolumeState `json:"state"`
 	Generation uint32      `json:"generation"`
 	Seq        uint64      `json:"seq"`              // last sequence that the replica holds; 0: none
+	Barrier    uint64      `json:"barrier"`          // of the mark at Seq; 0: the event there is none
 	Epoch      uint64      `json:"epoch"`            // of the writer at Seq
 	Size       int64       `json:"size"`             // bytes
 	Time       time.Time   `json:"time"`             // source time of the event at Seq
@@ -79,6 +81,23 @@ type Checkpoint struct {
 	// Applying is the commit that the set is being advanced to, nil when idle. While it is set the
 	// members hold a mixture, and only an Advance to it or to a later commit makes them whole.
 	Applying *Commit `json:"applying,omitempty"`
+
+	// Without names the members of Commit whose replicas were begun anew since, by a history that has no
+	// base: the set does not hold that commit any more, and is whole at the next one.
+	Without []string `json:"without,omitempty"`
+}
+
+// Whole tells whether the set holds its commit.
+func (c *Checkpoint) Whole() bool {
+	return c.Commit.Barrier > 0 && c.Applying == nil && len(c.Without) == 0
+}
+
+// discard forgets what a volume holds.
+func (c *Checkpoint) discard(name string, blank Volume) {
+	if c.Volumes[name].State == Member {
+		c.Without = append(c.Without, name)
+	}
+	c.Volumes[name] = blank
 }
 
 // Floor is the oldest barrier that the set can be, or be made, whole at.
@@ -91,7 +110,7 @@ func (c *Checkpoint) Floor() uint64 {
 
 // Clone returns a copy that shares nothing with c.
 func (c Checkpoint) Clone() Checkpoint {
-	c.Volumes = maps.Clone(c.Volumes)
+	c.Volumes, c.Without = maps.Clone(c.Volumes), slices.Clone(c.Without)
 	if c.Applying != nil {
 		a := *c.Applying
 		c.Applying = &a
@@ -134,6 +153,12 @@ func readCheckpoint(fsys FS, dir string) (Checkpoint, error) {
 	if c.Volumes == nil {
 		c.Volumes = make(map[string]Volume)
 	}
+	for name, v := range c.Volumes {
+		if v.State == Member && v.Barrier == 0 { // written before volumes had one
+			v.Barrier = c.Commit.Barrier
+			c.Volumes[name] = v
+		}
+	}
 	return c, nil
 }
 
@@ -163,7 +188,8 @@ type identity struct {
 
 var errNoIdentity = fmt.Errorf("%w: the replica's identity is missing; restore it with its replica, or remove the whole set to start again", ErrForeign)
 
-func checkIdentity(fsys FS, name string, want identity) error {
+// checkIdentity compares. A blank replica may have been elsewhere before.
+func checkIdentity(fsys FS, name string, want identity, blank bool) error {
 	data, err := fsys.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read %s: %w", name, errNoIdentity)
@@ -174,6 +200,9 @@ func checkIdentity(fsys FS, name string, want identity) error {
 	var got identity
 	if err := json.Unmarshal(data, &got); err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
+	}
+	if blank {
+		got.Device = want.Device
 	}
 	if got != want {
 		return fmt.Errorf("%w: %s says replica %s, volume %s, device %q; the checkpoint says %s, %s, %q",

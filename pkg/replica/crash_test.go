@@ -64,7 +64,44 @@ func journey(t testing.TB, seed uint64) (*replicatest.History, *replicatest.Memo
 	commit()
 	must(h.Frame("c", 5))
 	commit()
+	generations(t, h)
 	return h, m
+}
+
+// generations lets histories be lost: of b twice, of c with nothing to go on from; a comes back where it left, and
+// another volume takes the place of b.
+func generations(t testing.TB, h *replicatest.History) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit := func() *events.Commit { c, err := h.Commit(""); must(err); return c }
+	must(h.Frame("b", 5)) // is lost
+	must(h.Renew("b", h.Commits[4]))
+	commit()
+	must(h.Frame("b", 5))
+	on := commit()
+	must(h.Frame("b", 5))
+	must(h.Renew("b", on))
+	must(h.Resize("b", 112<<10))
+	must(h.Frame("b", 5))
+	must(h.Renew("c", nil))
+	must(h.Frame("c", 5))
+	must(h.Frame("a", 5)) // while it was no member
+	must(h.Renew("a", h.Commits[2]))
+	h.Join("a")
+	commit()
+	h.Leave("b")
+	commit()
+	must(h.Replace("b", 48<<10))
+	must(h.Frame("b", 5))
+	h.Join("b")
+	commit()
+	must(h.Frame("b", 5))
+	commit()
 }
 
 const setDir = "/dr/g"
@@ -233,16 +270,16 @@ func TestNothingWrittenBeforeAllArePrepared(t *testing.T) {
 	if err := set.Advance(t.Context(), src, h.Commits[0]); err != nil {
 		t.Fatal(err)
 	}
-	seq := h.Commits[1].Vector[1].Position.Seq
+	seq, id := h.Commits[1].Vector[1].Position.Seq, journal.StreamID{Group: "g", Part: "b", Generation: 1}
 	for name, change := range map[string]func([]byte) []byte{
 		"missing": func([]byte) []byte { return nil },
 		"damaged": func(b []byte) []byte { b[len(b)/2] ^= 4; return b },
 		"short":   func(b []byte) []byte { return b[:len(b)-3] },
 	} {
-		undo := src.Alter(h.ID("b"), seq-1, change)
+		undo := src.Alter(id, seq-1, change)
 		err := set.Advance(t.Context(), src, h.Commits[1])
 		stream, at, damaged := replica.Damage(err)
-		if !damaged || stream != src.Name(h.ID("b")) || at != seq-1 {
+		if !damaged || stream != src.Name(id) || at != seq-1 {
 			t.Errorf("%s: Damage says %s, %d, %v of %v", name, stream, at, damaged, err)
 		}
 		if cp := set.Checkpoint(); cp.Commit.Barrier != 1 || cp.Applying != nil {

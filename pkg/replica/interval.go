@@ -35,40 +35,23 @@ type interval struct {
 	writes   extents
 }
 
-// readInterval reads and verifies what lies between the volume's position and the mark of a commit.
-func (s *Set) readInterval(ctx context.Context, src Source, name string, from Volume, seq uint64, token events.Token) (*interval, error) {
-	id := journal.StreamID{Group: s.o.Group, Part: name, Generation: from.Generation}
-	iv := &interval{from: from, kept: from}
-	v := &verifier{stream: src.Name(id), at: from}
-	if from.Seq == seq {
-		iv.to = from
-		return iv, nil
-	}
-	r, err := src.Open(ctx, id, from.Seq+1)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
+// readInterval reads and verifies what lies on the path from the volume's position to the mark of a commit.
+func (s *Set) readInterval(ctx context.Context, src Source, st *step, token events.Token) (*interval, error) {
+	iv := &interval{from: st.from, kept: st.from}
+	w := s.walk(src, st.v.name, st.from, st.legs, token)
+	defer w.close()
 	var buf []byte
 	keep := true
-	for v.at.Seq < seq {
-		m, err := r.Next(ctx)
-		if err != nil {
-			iv.drop(&s.memory)
-			return nil, err
-		}
+	for !w.done() {
 		if keep {
 			buf = nil // what is kept owns its content
 		}
-		it, err := v.take(m, buf)
-		if err == nil && m.Seq == seq {
-			err = checkMark(v, m, token)
-		}
+		it, m, err := w.next(ctx, buf)
 		if err != nil {
 			iv.drop(&s.memory)
 			return nil, err
 		}
-		s.hooks.read(name, m)
+		s.hooks.read(st.v.name, m)
 		for _, op := range ops(it.frame) {
 			if op.Kind == events.OpWrite {
 				iv.writes.add(op.Offset, op.Length)
@@ -76,7 +59,7 @@ func (s *Set) readInterval(ctx context.Context, src Source, name string, from Vo
 		}
 		if keep = keep && s.memory.take(it.weight()); keep {
 			iv.weight += it.weight()
-			iv.kept = v.at
+			iv.kept = it.after
 			if it.frame != nil || it.hash != nil || it.size != lastSize(iv) {
 				iv.items = append(iv.items, it)
 			}
@@ -84,7 +67,7 @@ func (s *Set) readInterval(ctx context.Context, src Source, name string, from Vo
 			buf = reusable(it, buf)
 		}
 	}
-	iv.to = v.at
+	iv.to = w.at()
 	return iv, nil
 }
 
@@ -114,34 +97,20 @@ func (iv *interval) drop(m *memory) {
 	iv.items, iv.weight = nil, 0
 }
 
-// apply writes the interval to the volume's target, reading again what was not kept.
-func (s *Set) applyInterval(ctx context.Context, src Source, name string, v *volume, iv *interval, token events.Token, compare bool) error {
-	w := &frameWriter{target: v.target}
+// applyInterval writes the interval to the volume's target, reading again what was not kept.
+func (s *Set) applyInterval(ctx context.Context, src Source, st *step, token events.Token, compare bool) error {
+	iv, name := st.iv, st.v.name
+	w := &frameWriter{target: st.v.target}
 	for i := range iv.items {
 		if err := s.applyItem(name, w, &iv.items[i], compare); err != nil {
 			return err
 		}
 	}
-	if iv.kept.Seq == iv.to.Seq {
-		return nil
-	}
-	id := journal.StreamID{Group: s.o.Group, Part: name, Generation: iv.from.Generation}
-	check := &verifier{stream: src.Name(id), at: iv.kept}
-	r, err := src.Open(ctx, id, iv.kept.Seq+1)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+	rest := s.walk(src, name, iv.kept, beyond(st.legs, iv.kept), token)
+	defer rest.close()
 	var buf []byte
-	for check.at.Seq < iv.to.Seq {
-		m, err := r.Next(ctx)
-		if err != nil {
-			return err
-		}
-		it, err := check.take(m, buf)
-		if err == nil && m.Seq == iv.to.Seq {
-			err = checkMark(check, m, token)
-		}
+	for !rest.done() {
+		it, _, err := rest.next(ctx, buf)
 		if err == nil {
 			err = s.applyItem(name, w, &it, compare)
 		}

@@ -25,23 +25,42 @@ const (
 // first pass; there it waits, as Seeded, for its first commit. It returns nil once the pass is
 // complete, at once where it is already. It blocks while the pass goes on; a cancelled ctx leaves the
 // volume at a checkpoint from which the next Seed goes on.
+//
+// A generation that begins with a blank volume begins the replica anew, whatever it holds. One that continues
+// what the replica holds changes nothing here: the next commit leads there.
 func (s *Set) Seed(ctx context.Context, src Source, name string, generation uint32) error {
 	v := s.volume(name)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.now.State != Joining {
+	if err := s.seed(ctx, src, v, generation); err != nil {
+		return &VolumeError{name, fmt.Errorf("seed: %w", err)}
+	}
+	return nil
+}
+
+func (s *Set) seed(ctx context.Context, src Source, v *volume, generation uint32) error {
+	if v.now.State != Joining && generation <= v.now.Generation {
 		return nil
 	}
 	if err := s.settle(); err != nil {
-		return &VolumeError{name, err}
+		return err
 	}
-	if v.now.Seq == 0 {
-		v.now.Generation = generation
-	}
-	err := s.stream(ctx, src, v, until{pass: true})
-	if err != nil {
+	legs, anew, err := s.path(ctx, src, v.name, v.now, events.Position{Generation: generation, Seq: openEnd})
+	switch {
+	case err != nil:
+		return err
+	case anew:
+		blank := s.blank(v.name)
+		if err := s.record(func(cp *Checkpoint) { cp.discard(v.name, blank) }); err != nil {
+			return err
+		}
 		s.reset(v)
-		return &VolumeError{name, fmt.Errorf("seed: %w", err)}
+	case v.now.State != Joining:
+		return nil
+	}
+	if err := s.stream(ctx, src, v, legs, until{pass: true}); err != nil {
+		s.reset(v)
+		return err
 	}
 	return nil
 }
@@ -50,12 +69,12 @@ func (s *Set) Seed(ctx context.Context, src Source, name string, generation uint
 // blank set, or one that was copied. It is Advance without its promise: after an error the set is
 // good for another Fill to c or later, and for nothing else.
 func (s *Set) Fill(ctx context.Context, src Source, c *events.Commit) error {
-	return s.toward(c, func(steps []*step, _ bool) error {
-		if err := s.promise(c); err != nil {
+	return s.toward(ctx, src, c, func(steps []*step, _ bool) error {
+		if err := s.promise(c, steps); err != nil {
 			return err
 		}
 		err := each(ctx, steps, func(ctx context.Context, st *step) error {
-			if err := s.stream(ctx, src, st.v, until{seq: st.entry.Position.Seq, token: c.Token}); err != nil {
+			if err := s.stream(ctx, src, st.v, st.legs, until{at: st.entry.Position, token: c.Token}); err != nil {
 				s.reset(st.v)
 				return err
 			}
@@ -72,7 +91,7 @@ func (s *Set) Fill(ctx context.Context, src Source, c *events.Commit) error {
 // until says where stream ends: at the first end of a pass, or at a commit's mark.
 type until struct {
 	pass  bool
-	seq   uint64
+	at    events.Position
 	token events.Token
 }
 
@@ -80,19 +99,20 @@ func (u until) reached(it *item) bool {
 	if u.pass {
 		return it.pass
 	}
-	return it.seq == u.seq
+	return it.after.Generation == u.at.Generation && it.after.Seq == u.at.Seq
 }
 
-// stream applies a volume's events as they come.
-func (s *Set) stream(ctx context.Context, src Source, v *volume, end until) error {
-	if !end.pass && v.now.Seq == end.seq {
+// stream applies a volume's events along a path as they come.
+func (s *Set) stream(ctx context.Context, src Source, v *volume, legs []Leg, end until) error {
+	if len(legs) == 0 {
 		return nil
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	items := make(chan item, seedAhead)
+	w := s.walk(src, v.name, v.now, legs, end.token)
 	g.Go(func() error {
 		defer close(items)
-		return s.pump(ctx, src, v.name, v.now, end, items)
+		return s.pump(ctx, w, end, items)
 	})
 	g.Go(func() error {
 		b := &batch{s: s, v: v, synced: time.Now()}
@@ -102,28 +122,14 @@ func (s *Set) stream(ctx context.Context, src Source, v *volume, end until) erro
 }
 
 // pump reads and verifies events up to the end.
-func (s *Set) pump(ctx context.Context, src Source, name string, from Volume, end until, items chan<- item) error {
-	id := s.id(name, from.Generation)
-	check := &verifier{stream: src.Name(id), at: from}
-	r, err := src.Open(ctx, id, from.Seq+1)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+func (s *Set) pump(ctx context.Context, w *walk, end until, items chan<- item) error {
+	defer w.close()
 	for {
-		m, err := r.Next(ctx)
+		it, m, err := w.next(ctx, nil)
 		if err != nil {
 			return err
 		}
-		it, err := check.take(m, nil)
-		if err == nil && m.Seq == end.seq {
-			err = checkMark(check, m, end.token)
-		}
-		if err != nil {
-			return err
-		}
-		s.hooks.read(name, m)
-		it.after = check.at
+		s.hooks.read(w.name, m)
 		select {
 		case items <- it:
 		case <-ctx.Done():

@@ -162,16 +162,35 @@ func (s *Set) load() error {
 	}
 	s.cp = cp
 	for name, v := range cp.Volumes {
-		if v.Device != s.o.Devices[name] {
+		if s.moved(name, v) {
 			return fmt.Errorf("%w: volume %s was rebuilt at %q, the document says %q; move it back, or remove the whole set to start again",
 				ErrForeign, name, v.Device, s.o.Devices[name])
 		}
-		if uid := s.o.UIDs[name]; uid != "" && v.UID != "" && v.UID != uid {
-			return fmt.Errorf("%w: the replica of volume %s is of UID %q, the document says %q", ErrForeign, name, v.UID, uid)
+		if v.Seq == 0 {
+			v = s.blank(name)
 		}
 		s.volumes[name] = &volume{name: name, now: v}
 	}
 	return nil
+}
+
+// moved tells whether the document has a volume's replica elsewhere. A volume that it doesn't list any more, or that
+// it lists with another UID, keeps its replica where it is until another one takes its place.
+func (s *Set) moved(name string, v Volume) bool {
+	device, listed := s.o.Devices[name]
+	uid, known := s.o.UIDs[name]
+	if v.Seq == 0 || !listed && !known || known && uid != "" && uid != v.UID {
+		return false
+	}
+	return v.Device != device
+}
+
+// Update changes what is known of volumes: Options.Devices and Options.UIDs. It decides about replicas that begin
+// from here on, and about none that there is.
+func (s *Set) Update(devices, uids map[string]string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.o.Devices, s.o.UIDs = devices, uids
 }
 
 // Close closes the replicas and unlocks the set. What is not in the checkpoint is not made durable.
@@ -195,8 +214,16 @@ func (s *Set) Checkpoint() Checkpoint {
 
 // Path returns where a volume's replica is: its file, or its block device.
 func (s *Set) Path(volume string) string {
-	if d := s.o.Devices[volume]; d != "" {
-		return d
+	at, held := s.durable(volume)
+	if !held || at.Seq == 0 {
+		at = s.blank(volume)
+	}
+	return s.place(volume, at)
+}
+
+func (s *Set) place(volume string, at Volume) string {
+	if at.Device != "" {
+		return at.Device
 	}
 	return VolumePath(s.dir, volume)
 }
@@ -216,10 +243,21 @@ func (s *Set) volume(name string) *volume {
 	defer s.mu.Unlock()
 	v := s.volumes[name]
 	if v == nil {
-		v = &volume{name: name, now: Volume{UID: s.o.UIDs[name], State: Joining, Device: s.o.Devices[name]}}
+		v = &volume{name: name, now: s.blankLocked(name)}
 		s.volumes[name] = v
 	}
 	return v
+}
+
+// blank returns a volume that holds nothing, as the document has it now.
+func (s *Set) blank(name string) Volume {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.blankLocked(name)
+}
+
+func (s *Set) blankLocked(name string) Volume {
+	return Volume{UID: s.o.UIDs[name], State: Joining, Device: s.o.Devices[name]}
 }
 
 // record writes a checkpoint that change makes of the present one. After an error the file holds
@@ -249,11 +287,12 @@ func (s *Set) settle() error {
 	return s.record(func(*Checkpoint) {})
 }
 
-// durable returns where the checkpoint has a volume; the zero Volume where it is not in it.
-func (s *Set) durable(name string) Volume {
+// durable returns where the checkpoint has a volume, and whether it has it.
+func (s *Set) durable(name string) (Volume, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cp.Volumes[name]
+	v, ok := s.cp.Volumes[name]
+	return v, ok
 }
 
 // openVolume opens the volume's target for a size, blank where the volume holds nothing yet.
@@ -263,7 +302,7 @@ func (s *Set) openVolume(v *volume, size int64) error {
 	}
 	id := identity{Replica: s.replicaID(), Volume: v.name, Device: v.now.Device}
 	blank := v.now.Seq == 0
-	err := checkIdentity(s.fs, s.identityPath(v.name), id)
+	err := checkIdentity(s.fs, s.identityPath(v.name), id, blank)
 	if blank && (err == nil || errors.Is(err, errNoIdentity)) {
 		// Again where it is there: an attempt that failed may have left it visible, but not durable.
 		err = writeIdentity(s.fs, s.identityPath(v.name), id)
@@ -272,13 +311,13 @@ func (s *Set) openVolume(v *volume, size int64) error {
 		return err
 	}
 	t, err := s.o.OpenTarget(TargetSpec{
-		Volume: v.name, Path: s.Path(v.name), Device: v.now.Device != "", Size: size, Blank: blank,
+		Volume: v.name, Path: s.place(v.name, v.now), Device: v.now.Device != "", Size: size, Blank: blank,
 	})
 	if err != nil {
 		return err
 	}
 	v.target = t
-	v.whole = blank && v.now.Device == "" || v.now.State == Member && s.idle()
+	v.whole = blank && v.now.Device == "" || (v.now.State == Member || v.now.State == Left) && s.idle()
 	return nil
 }
 
@@ -298,11 +337,11 @@ func (s *Set) replicaID() string {
 // reset takes a volume back to the checkpoint after a failure: what was written behind it is there
 // and will be written again.
 func (s *Set) reset(v *volume) {
-	device := v.now.Device
-	v.now = s.durable(v.name)
-	if v.now.State == "" {
-		v.now = Volume{UID: s.o.UIDs[v.name], State: Joining, Device: device}
+	at, held := s.durable(v.name)
+	if !held || at.Seq == 0 {
+		at = s.blank(v.name)
 	}
+	v.now = at
 	v.whole = false
 	if v.now.Seq == 0 && v.target != nil {
 		// Nothing of it counts: the next attempt starts with a blank one.

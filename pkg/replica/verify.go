@@ -11,8 +11,9 @@ import (
 // verifier proves that events continue what a replica holds, one after the other. What it refuses
 // is named by stream and sequence: a *journal.GapError, *journal.EpochError or *events.MessageError.
 type verifier struct {
-	stream string
-	at     Volume // after the last event
+	stream     string
+	generation uint32 // of stream
+	at         Volume // after the last event
 }
 
 var (
@@ -20,32 +21,51 @@ var (
 	errOutside  = errors.New("operation reaches beyond the volume")
 	errShrink   = errors.New("a volume never shrinks")
 	errBase     = errors.New("the history continues from a base that this replica does not hold")
+	errBlank    = errors.New("the history begins with a blank volume, and the replica is none")
 	errNotAMark = errors.New("a commit names this event as its mark, and it is none of this barrier")
 	errKind     = errors.New("this kind of event has no place in a volume's stream")
 )
 
+// enter goes on with a stream of a generation: the one that at is in, or one that begins there.
+func (v *verifier) enter(stream string, generation uint32) {
+	v.stream, v.generation = stream, generation
+}
+
 func (v *verifier) next(m journal.Message) error {
-	if m.Seq != v.at.Seq+1 {
-		return &journal.GapError{Stream: v.stream, Want: v.at.Seq + 1, Got: m.Seq}
+	begins, want := v.at.Seq == 0 || v.generation != v.at.Generation, v.at.Seq+1
+	if begins {
+		want = 1
+	}
+	if m.Seq != want {
+		return &journal.GapError{Stream: v.stream, Want: want, Got: m.Seq}
 	}
 	epoch, opens := m.Event.(*events.Epoch)
 	switch {
-	case !opens && v.at.Epoch == 0:
+	case begins && !opens:
 		return v.refuse(m, errNoEpoch)
+	case begins:
+		if err := v.begin(epoch); err != nil {
+			return v.refuse(m, err)
+		}
 	case opens && m.Header.Epoch <= v.at.Epoch, !opens && m.Header.Epoch != v.at.Epoch:
 		return &journal.EpochError{Stream: v.stream, Seq: m.Seq, Want: v.at.Epoch, Got: m.Header.Epoch}
+	default:
+		if err := v.event(m); err != nil {
+			return v.refuse(m, err)
+		}
 	}
-	if err := v.event(m, epoch); err != nil {
-		return v.refuse(m, err)
+	v.at.Barrier = 0
+	if mark, ok := m.Event.(*events.Mark); ok {
+		v.at.Barrier = mark.Token.Barrier
 	}
-	v.at.Seq, v.at.Epoch, v.at.Time = m.Seq, m.Header.Epoch, m.Header.Time
+	v.at.Generation, v.at.Seq, v.at.Epoch, v.at.Time = v.generation, m.Seq, m.Header.Epoch, m.Header.Time
 	return nil
 }
 
-func (v *verifier) event(m journal.Message, epoch *events.Epoch) error {
+func (v *verifier) event(m journal.Message) error {
 	switch e := m.Event.(type) {
 	case *events.Epoch:
-		return v.epoch(epoch)
+		return v.tenure(e)
 	case *events.Frame:
 		for _, op := range e.Ops {
 			if err := inside(op.Offset, op.Length, v.at.Size); err != nil {
@@ -68,18 +88,28 @@ func (v *verifier) event(m journal.Message, epoch *events.Epoch) error {
 	return nil
 }
 
-// epoch checks whose history goes on. A volume that grew while no capturer ran has its new size here.
-func (v *verifier) epoch(e *events.Epoch) error {
-	if v.at.Epoch == 0 {
-		if e.Base != nil {
-			return fmt.Errorf("%w: generation %d, sequence %d, barrier %d", errBase, e.Base.Generation, e.Base.Seq, e.Base.Barrier)
-		}
-		if v.at.UID != "" && v.at.UID != e.UID {
-			return fmt.Errorf("%w: the stream is of volume UID %q, expected is %q", ErrForeign, e.UID, v.at.UID)
-		}
-		v.at.UID, v.at.Size = e.UID, e.Size
-		return nil
+// begin checks what a generation begins with: a blank volume, or exactly the place where the replica stands.
+func (v *verifier) begin(e *events.Epoch) error {
+	b := e.Base
+	switch {
+	case v.at.Seq > 0 && b == nil:
+		return errBlank
+	case v.at.Seq > 0 && (b.Generation != v.at.Generation || b.Seq != v.at.Seq || b.Barrier != v.at.Barrier):
+		return fmt.Errorf("%w: generation %d, sequence %d, barrier %d; it is at generation %d, sequence %d, barrier %d",
+			errBase, b.Generation, b.Seq, b.Barrier, v.at.Generation, v.at.Seq, v.at.Barrier)
+	case v.at.Seq > 0:
+		return v.tenure(e)
+	case b != nil:
+		return fmt.Errorf("%w: generation %d, sequence %d, barrier %d; it is blank", errBase, b.Generation, b.Seq, b.Barrier)
+	case v.at.UID != "" && v.at.UID != e.UID:
+		return fmt.Errorf("%w: the stream is of volume UID %q, expected is %q", ErrForeign, e.UID, v.at.UID)
 	}
+	v.at.UID, v.at.Size = e.UID, e.Size
+	return nil
+}
+
+// tenure checks whose history goes on. A volume that grew while no capturer ran has its new size here.
+func (v *verifier) tenure(e *events.Epoch) error {
 	if e.UID != v.at.UID {
 		return fmt.Errorf("%w: the stream goes on with volume UID %q, the replica is of %q", ErrForeign, e.UID, v.at.UID)
 	}
@@ -119,7 +149,7 @@ type item struct {
 	content []byte // of frame
 	hash    *events.RegionHash
 	pass    bool   // a region pass ended here
-	after   Volume // position behind the event; set while streaming
+	after   Volume // position behind the event
 }
 
 // weight is what keeping the item costs, in bytes.
@@ -136,7 +166,7 @@ func (v *verifier) take(m journal.Message, buf []byte) (item, error) {
 	if err := v.next(m); err != nil {
 		return item{}, err
 	}
-	it := item{seq: m.Seq, size: v.at.Size}
+	it := item{seq: m.Seq, size: v.at.Size, after: v.at}
 	switch e := m.Event.(type) {
 	case *events.Frame:
 		content, err := e.Content(buf)

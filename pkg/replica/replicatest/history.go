@@ -1,6 +1,7 @@
 package replicatest
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"maps"
@@ -30,6 +31,8 @@ type History struct {
 	rand    *rand.Rand
 	volumes map[string][]byte
 	member  map[string]bool
+	renewed map[string]uint32 // generations behind the first one, by part
+	uids    map[string]string // of volumes that were replaced
 	barrier uint64
 	clock   time.Time
 }
@@ -38,36 +41,101 @@ type History struct {
 func NewHistory(group string, seed uint64, sink func(volume string, e events.Event) (uint64, error)) *History {
 	return &History{
 		Group: group, Sink: sink, rand: rand.New(rand.NewPCG(seed, 7)), volumes: make(map[string][]byte),
-		member: make(map[string]bool), clock: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		member: make(map[string]bool), renewed: make(map[string]uint32), uids: make(map[string]string), clock: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
 }
 
 // MemoryHistory returns a History whose streams are in memory, with one writer for each.
 func MemoryHistory(group string, seed uint64) (*History, *Memory) {
 	m := NewMemory()
-	epochs := make(map[string]uint64)
+	epochs := make(map[journal.StreamID]uint64)
 	var h *History
 	h = NewHistory(group, seed, func(volume string, e events.Event) (uint64, error) {
+		id := h.ID(volume)
 		if e.Kind() == events.KindEpoch {
-			epochs[volume]++
+			epochs[id]++
 		}
 		h.clock = h.clock.Add(time.Millisecond)
-		return m.Append(h.ID(volume), events.Header{Epoch: epochs[volume], Time: h.clock}, e)
+		return m.Append(id, events.Header{Epoch: epochs[id], Time: h.clock}, e)
 	})
 	return h, m
 }
 
-// ID returns the stream of a volume.
-func (h *History) ID(volume string) journal.StreamID {
-	return journal.StreamID{Group: h.Group, Part: volume, Generation: 1}
+// ID returns the newest stream of a part.
+func (h *History) ID(part string) journal.StreamID {
+	return journal.StreamID{Group: h.Group, Part: part, Generation: 1 + h.renewed[part]}
 }
 
-// UID returns the identity that a volume has in the history.
+// UID returns the identity that a volume has in the history, unless it is replaced.
 func UID(volume string) string { return "uid-" + volume }
+
+// UID returns the identity that a volume has now.
+func (h *History) UID(volume string) string {
+	if uid := h.uids[volume]; uid != "" {
+		return uid
+	}
+	return UID(volume)
+}
 
 // Epoch returns the event that opens a writer's tenure of a volume.
 func (h *History) Epoch(volume string) *events.Epoch {
-	return &events.Epoch{Writer: fmt.Sprintf("writer-%d", h.rand.Uint32()), UID: UID(volume), Size: int64(len(h.volumes[volume])), BlockSize: 512}
+	return &events.Epoch{Writer: fmt.Sprintf("writer-%d", h.rand.Uint32()), UID: h.UID(volume), Size: int64(len(h.volumes[volume])), BlockSize: 512}
+}
+
+// BaseAt returns a volume's place in a commit, as a new generation names it; nil is no commit.
+func BaseAt(volume string, c *events.Commit) *events.Base {
+	if c == nil {
+		return nil
+	}
+	for _, e := range c.Vector {
+		if e.Volume == volume {
+			return &events.Base{Generation: e.Position.Generation, Seq: e.Position.Seq, Barrier: c.Token.Barrier}
+		}
+	}
+	return nil
+}
+
+// Renewed makes ID name the next generation of a part.
+func (h *History) Renewed(part string) { h.renewed[part]++ }
+
+// Renew begins a new generation of a volume on its state at a commit, or, with nil, on a blank one. What the old
+// generation got behind that is lost; what the volume holds is sent again where it differs.
+func (h *History) Renew(volume string, c *events.Commit) error {
+	h.Renewed(volume)
+	e := h.Epoch(volume)
+	e.Base = BaseAt(volume, c)
+	if _, err := h.Sink(volume, e); err != nil {
+		return err
+	}
+	return h.Resend(volume, c)
+}
+
+// Resend appends what a volume holds and did not at a commit, and the end of the pass.
+func (h *History) Resend(volume string, c *events.Commit) error {
+	if c == nil {
+		return h.Seed(volume)
+	}
+	const unit = 4 << 10
+	v, old := h.volumes[volume], h.State(c.Token.Barrier)[volume]
+	old = append(slices.Clone(old), make([]byte, len(v)-len(old))...)
+	for off := 0; off < len(v); off += unit {
+		region := v[off:min(off+unit, len(v))]
+		if bytes.Equal(region, old[off:off+len(region)]) {
+			continue
+		}
+		if err := h.Write(volume, int64(off), region); err != nil {
+			return err
+		}
+	}
+	_, err := h.Sink(volume, &events.PassDone{Pass: events.PassResync})
+	return err
+}
+
+// Replace makes a blank volume of another identity take a volume's place, in a generation of its own.
+func (h *History) Replace(volume string, size int64) error {
+	h.uids[volume] = fmt.Sprintf("%s-%d", UID(volume), h.renewed[volume]+2)
+	h.volumes[volume] = make([]byte, size)
+	return h.Renew(volume, nil)
 }
 
 // Add makes a blank volume known; opened tells that its Epoch is in the stream already.
@@ -187,7 +255,7 @@ func (h *History) Commit(label string) (*events.Commit, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.Vector = append(c.Vector, events.VectorEntry{Volume: volume, Position: events.Position{Generation: 1, Seq: seq}})
+		c.Vector = append(c.Vector, events.VectorEntry{Volume: volume, Position: events.Position{Generation: h.ID(volume).Generation, Seq: seq}})
 		state[volume] = slices.Clone(h.volumes[volume])
 	}
 	h.mu.Lock()
