@@ -69,7 +69,7 @@ func appendAll(t *testing.T, w *journal.Writer, n int) {
 func mirrored(t *testing.T, dr *journal.Site, id journal.StreamID, last uint64) {
 	t.Helper()
 	eventually(t, 30*time.Second, "the mirror catches up", func() error {
-		if err := dr.EnsureMirror(t.Context(), id); err != nil {
+		if err := dr.EnsureMirror(t.Context(), id, 1, 1); err != nil {
 			return err // while the connection is down
 		}
 		tail, err := dr.Tail(t.Context(), id.Mirror(1))

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -80,6 +81,11 @@ func ValidVolume(s string) error {
 		return fmt.Errorf("%w: %q is reserved", ErrName, s)
 	}
 	return ValidName(s)
+}
+
+// compare orders by group, part and generation.
+func (id StreamID) compare(other StreamID) int {
+	return cmp.Or(cmp.Compare(id.Group, other.Group), cmp.Compare(id.Part, other.Part), cmp.Compare(id.Generation, other.Generation))
 }
 
 func (id StreamID) check() error {

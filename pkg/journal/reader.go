@@ -70,6 +70,10 @@ type Reader struct {
 	epoch uint64 // of the last message; 0 before the first
 	err   error  // final
 
+	mirror *StreamID // reads over the incarnations of this stream's mirror; name is the current one
+	joined Mirror    // as last seen
+	until  uint64    // the last sequence to be read from name
+
 	msgs      jetstream.MessagesContext // nil: to be opened
 	delivered uint64                    // messages that came from msgs
 }
@@ -81,16 +85,60 @@ func (s *Site) OpenReader(ctx context.Context, name string, from uint64) (*Reade
 	if err != nil {
 		return nil, fmt.Errorf("open stream %s: %w", name, err)
 	}
-	r := &Reader{site: s, name: name, log: s.log.With("stream", name), next: max(from, 1)}
+	r := &Reader{site: s, name: name, log: s.log.With("stream", name), next: max(from, 1), until: ^uint64(0)}
 	if first := stream.CachedInfo().State.FirstSeq; first > r.next {
 		return nil, &GapError{Stream: name, Want: r.next, Got: first}
 	}
 	return r, nil
 }
 
+// OpenMirror opens this site's mirror of the stream at sequence from, and reads on over the incarnations of it, also
+// of those that are made later. What none of them has gives a *GapError that names the incarnation it was looked
+// for in, as do other errors of what it reads; without a mirror the error is jetstream.ErrStreamNotFound.
+func (s *Site) OpenMirror(ctx context.Context, id StreamID, from uint64) (*Reader, error) {
+	r := &Reader{site: s, log: s.log.With("mirror", id.Name()), next: max(from, 1), mirror: &id}
+	if err := r.choose(ctx); err != nil {
+		return nil, err
+	}
+	if i, _ := r.joined.At(r.next); i.First > r.next && i.Messages > 0 {
+		return nil, &GapError{Stream: i.Name, Want: r.next, Got: i.First}
+	}
+	return r, nil
+}
+
+// choose finds the incarnation that r.next is read from.
+func (r *Reader) choose(ctx context.Context) (err error) {
+	if r.joined, err = r.site.Mirror(ctx, *r.mirror); err != nil {
+		return err
+	}
+	i, until := r.joined.At(r.next)
+	r.name, r.until = i.Name, until
+	return nil
+}
+
+// errMoved is a mirror whose next message has to be read from another incarnation.
+var errMoved = errors.New("another incarnation of the mirror goes on")
+
+// moved tells whether a newer incarnation took over what r waits for.
+func (r *Reader) moved(ctx context.Context) (bool, error) {
+	if r.mirror == nil {
+		return false, nil
+	}
+	before := r.name
+	attempt, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	err := r.choose(attempt)
+	return r.name != before, err
+}
+
 // open asks the server for what comes from r.next on. The consumer isn't one of nats.go's ordered ones: while a
 // server is away those try again by themselves, without regard for the reader's context.
 func (r *Reader) open(ctx context.Context) error {
+	if r.mirror != nil {
+		if err := r.choose(ctx); err != nil {
+			return err
+		}
+	}
 	c, err := r.site.js.CreateConsumer(ctx, r.name, jetstream.ConsumerConfig{
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:       r.next,
@@ -115,18 +163,29 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 	if r.err != nil {
 		return Message{}, r.err
 	}
-	raw, seq, stored, err := r.fetch(ctx)
-	if err != nil {
-		return Message{}, err
+	for {
+		raw, seq, stored, err := r.fetch(ctx)
+		if err != nil {
+			return Message{}, err
+		}
+		m, err := r.check(raw, seq)
+		if err == nil {
+			m.Stored = stored
+			if r.next = seq + 1; seq == r.until { // the next incarnation goes on
+				r.Close()
+			}
+			return m, nil
+		}
+		moved, lookErr := r.moved(ctx)
+		if ctx.Err() != nil {
+			return Message{}, fmt.Errorf("read stream %s: %w", r.name, ctx.Err())
+		}
+		if lookErr != nil || !moved {
+			r.err = err
+			return Message{}, err
+		}
+		r.Close()
 	}
-	m, err := r.check(raw, seq)
-	if err != nil {
-		r.err = err
-		return Message{}, err
-	}
-	m.Stored = stored
-	r.next = seq + 1
-	return m, nil
 }
 
 // fetch returns the next raw message, opening the consumer again as often as it takes.
@@ -143,6 +202,9 @@ func (r *Reader) fetch(ctx context.Context) ([]byte, uint64, time.Time, error) {
 			return nil, 0, time.Time{}, err
 		case ctx.Err() != nil:
 			return nil, 0, time.Time{}, fmt.Errorf("read stream %s: %w", r.name, ctx.Err())
+		case errors.Is(err, errMoved):
+			r.log.Info("reading another incarnation of the mirror", "stream", r.name, "from", r.next)
+			try = -1
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			told.warn(r.log, "the stream is gone, waiting for it", err)
 		case try > 0:
@@ -197,6 +259,11 @@ func (r *Reader) receive(ctx context.Context) (jetstream.Msg, *jetstream.MsgMeta
 func (r *Reader) idle(ctx context.Context) error {
 	attempt, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
+	if moved, err := r.moved(attempt); err != nil {
+		return err
+	} else if moved {
+		return errMoved
+	}
 	stream, err := r.site.js.Stream(attempt, r.name)
 	if err != nil {
 		return err

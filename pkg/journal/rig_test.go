@@ -84,6 +84,14 @@ func read(t *testing.T, s *journal.Site, name string, last uint64) []int {
 		return err == nil
 	})
 	defer r.Close()
+	return readFrom(t, r, last)
+}
+
+// readFrom returns the numbers that come from r, in order, up to sequence last.
+func readFrom(t *testing.T, r *journal.Reader, last uint64) []int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
 	var out []int
 	for seq := uint64(0); seq < last; {
 		m, err := r.Next(ctx)

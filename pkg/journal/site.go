@@ -210,3 +210,10 @@ func (s *Site) JetStream() jetstream.JetStream { return s.js }
 
 // Peer returns the other site's JetStream, through the leafnode.
 func (s *Site) Peer() jetstream.JetStream { return s.peer }
+
+// Second returns another connection to the same site, for what must not wait behind the first one's data.
+func (s *Site) Second(ctx context.Context, name string) (*Site, error) {
+	o := s.options
+	o.Name = name
+	return Connect(ctx, o)
+}

@@ -49,7 +49,7 @@ func TestTopologyIsIdempotentAndRefusesChanges(t *testing.T) {
 		if err := p.Primary.EnsureStream(t.Context(), id, o); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.DR.EnsureMirror(t.Context(), id); err != nil {
+		if err := p.DR.EnsureMirror(t.Context(), id, 1, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -84,7 +84,7 @@ func TestTopologyIsIdempotentAndRefusesChanges(t *testing.T) {
 	if _, err := p.DR.JetStream().UpdateStream(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.DR.EnsureMirror(t.Context(), id); !errors.As(err, &refused) || !strings.Contains(err.Error(), "max_msgs") {
+	if err := p.DR.EnsureMirror(t.Context(), id, 1, 1); !errors.As(err, &refused) || !strings.Contains(err.Error(), "max_msgs") {
 		t.Errorf("a changed mirror: %v", err)
 	}
 	infos, err := p.DR.PeerStreams(t.Context(), id.Group)
@@ -111,7 +111,7 @@ func TestUnequalPayloadLimitsAreRefused(t *testing.T) {
 	ensure(t, a, journal.StreamOptions{})
 	var refused *journal.ConfigError
 	eventually(t, "the mirror is refused", func() bool {
-		return errors.As(b.EnsureMirror(t.Context(), id), &refused)
+		return errors.As(b.EnsureMirror(t.Context(), id, 1, 1), &refused)
 	})
 	if !strings.Contains(refused.Error(), "max_payload") {
 		t.Error(refused)
@@ -340,7 +340,7 @@ func TestBytesOfARange(t *testing.T) {
 func TestMirrorIsPurgedAndGoesOn(t *testing.T) {
 	p := journaltest.Sites(t)
 	ensure(t, p.Primary, journal.StreamOptions{})
-	if err := p.DR.EnsureMirror(t.Context(), id); err != nil {
+	if err := p.DR.EnsureMirror(t.Context(), id, 1, 1); err != nil {
 		t.Fatal(err)
 	}
 	x := start(t, p.Primary, "a")
@@ -382,7 +382,7 @@ func TestOriginBehindItsMirrorIsHistoryLost(t *testing.T) {
 	t.Parallel()
 	p := journaltest.Sites(t)
 	ensure(t, p.Primary, journal.StreamOptions{})
-	if err := p.DR.EnsureMirror(t.Context(), id); err != nil {
+	if err := p.DR.EnsureMirror(t.Context(), id, 1, 1); err != nil {
 		t.Fatal(err)
 	}
 	x := start(t, p.Primary, "a")
@@ -395,7 +395,7 @@ func TestOriginBehindItsMirrorIsHistoryLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	ensure(t, p.Primary, journal.StreamOptions{})
-	if err := p.DR.EnsureMirror(t.Context(), id); !errors.Is(err, journal.ErrHistoryLost) || !strings.Contains(err.Error(), "generation") {
+	if err := p.DR.EnsureMirror(t.Context(), id, 1, 1); !errors.Is(err, journal.ErrHistoryLost) {
 		t.Errorf("a rolled back origin: %v", err)
 	}
 	if _, err := x.Append(t.Context(), numbered(0)); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,16 +20,11 @@ const (
 	metaSize       = "farshore.size"
 	metaMaxPayload = "farshore.max_payload"
 	metaFormat     = "farshore.format"
+	metaFrom       = "farshore.from" // of a mirror: the sequence that its incarnation begins at
 )
 
 // leastPayload is the max_payload that a site needs: one event, and room for headers.
 const leastPayload = events.MaxMessage + 4<<10
-
-// GenerationBucket is the KV bucket at the primary that holds the current generation of each stream.
-const GenerationBucket = "farshore-generations"
-
-// mirrorWindow is how many messages the primary sends ahead of the DR site's flow control.
-const mirrorWindow = 20000
 
 // StreamOptions shape a stream at the primary.
 type StreamOptions struct {
@@ -119,7 +113,7 @@ func (s *Site) EnsureStream(ctx context.Context, id StreamID, o StreamOptions) e
 			return fmt.Errorf("note max_payload on stream %s: %w", want.Name, err)
 		}
 	}
-	return s.ensureConsumer(ctx, id, 1)
+	return s.ensureFeed(ctx, id)
 }
 
 func sameStream(is, want jetstream.StreamConfig) error {
@@ -158,71 +152,6 @@ func ownSubjects(is jetstream.StreamConfig, own string) bool {
 	return found && (rest == "" || strings.HasPrefix(rest, tenureMark))
 }
 
-func consumerName(incarnation int) string { return fmt.Sprintf("dr_m%d", incarnation) }
-
-// deliverSubject is where the primary sends a mirror's messages. It is the only subject with data on
-// it that crosses the leafnode, and only from the primary to the DR site.
-func deliverSubject(id StreamID, incarnation int) string {
-	return fmt.Sprintf("fsmirror.%s.%s.g%d.m%d", id.Group, id.Part, id.Generation, incarnation)
-}
-
-func (s *Site) ensureConsumer(ctx context.Context, id StreamID, incarnation int) error {
-	want := jetstream.ConsumerConfig{
-		Durable:        consumerName(incarnation),
-		DeliverSubject: deliverSubject(id, incarnation),
-		DeliverPolicy:  jetstream.DeliverAllPolicy,
-		AckPolicy:      jetstream.AckFlowControlPolicy,
-		FlowControl:    true,
-		IdleHeartbeat:  time.Second,
-		MaxAckPending:  mirrorWindow,
-	}
-	consumer, err := s.js.PushConsumer(ctx, id.Name(), want.Durable)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		consumer, err = s.js.CreatePushConsumer(ctx, id.Name(), want)
-	}
-	if err != nil {
-		return fmt.Errorf("make consumer %s of stream %s: %w", want.Durable, id.Name(), err)
-	}
-	is := consumer.CachedInfo().Config
-	e := &ConfigError{Name: fmt.Sprintf("consumer %s of stream %s", want.Durable, id.Name()), Hint: "delete the consumer to have it made again"}
-	e.differ("deliver_subject", is.DeliverSubject, want.DeliverSubject)
-	e.differ("ack_policy", is.AckPolicy, want.AckPolicy)
-	e.differ("flow_control", is.FlowControl, want.FlowControl)
-	e.differ("filter_subject", is.FilterSubject, "")
-	e.differ("headers_only", is.HeadersOnly, false)
-	e.differ("deliver_policy", is.DeliverPolicy, want.DeliverPolicy)
-	e.differ("max_ack_pending", is.MaxAckPending, want.MaxAckPending)
-	e.differ("paused", is.PauseUntil != nil, false)
-	return e.or()
-}
-
-// Generation returns the current generation of a part of the group, from the KV at this site,
-// the primary. The first call for a part makes it 1.
-func (s *Site) Generation(ctx context.Context, group, part string) (uint32, error) {
-	kv, err := s.KV(ctx, GenerationBucket, 0)
-	if err != nil {
-		return 0, err
-	}
-	key := group + "." + part
-	for {
-		entry, err := kv.Get(ctx, key)
-		if err == nil {
-			n, err := strconv.ParseUint(string(entry.Value()), 10, 32)
-			if err != nil || n == 0 {
-				return 0, fmt.Errorf("read generation of %s: KV %s holds %q", key, GenerationBucket, entry.Value())
-			}
-			return uint32(n), nil
-		}
-		if !errors.Is(err, jetstream.ErrKeyNotFound) {
-			return 0, fmt.Errorf("read generation of %s: %w", key, err)
-		}
-		// Somebody else may create it first: then the next round reads theirs.
-		if _, err := kv.Create(ctx, key, []byte("1")); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
-			return 0, fmt.Errorf("create generation of %s: %w", key, err)
-		}
-	}
-}
-
 // KV returns a bucket of this site, made if it is missing. With a ttl above 0 an entry that isn't written
 // again within it disappears.
 func (s *Site) KV(ctx context.Context, bucket string, ttl time.Duration) (jetstream.KeyValue, error) {
@@ -250,6 +179,7 @@ type StreamInfo struct {
 	First, Last uint64 // sequences; Last is the newest ever stored
 	Messages    uint64
 	Bytes       uint64
+	From        uint64 // sequence that an incarnation of a mirror begins at; 0: an origin
 	Created     time.Time
 }
 
@@ -284,79 +214,17 @@ func streamInfo(info *jetstream.StreamInfo, id StreamID, incarnation int) Stream
 	// Metadata that is missing or no number reads as 0: not known.
 	size, _ := strconv.ParseInt(info.Config.Metadata[metaSize], 10, 64)
 	payload, _ := strconv.ParseInt(info.Config.Metadata[metaMaxPayload], 10, 64)
+	from := uint64(0)
+	if incarnation > 0 {
+		from, _ = strconv.ParseUint(info.Config.Metadata[metaFrom], 10, 64)
+		from = max(from, 1)
+	}
 	return StreamInfo{
-		Name: info.Config.Name, ID: id, Incarnation: incarnation,
+		Name: info.Config.Name, ID: id, From: from, Incarnation: incarnation,
 		UID: info.Config.Metadata[metaUID], Size: size, MaxPayload: payload,
 		First: info.State.FirstSeq, Last: info.State.LastSeq, Messages: info.State.Msgs, Bytes: info.State.Bytes,
 		Created: info.Created,
 	}
-}
-
-// EnsureMirror makes the first mirror of the peer's stream id at this site. It needs the primary. Calling
-// it again changes nothing. A mirror that differs, and sites that accept messages of different sizes, give a
-// *ConfigError, an origin that ends below its mirror ErrHistoryLost.
-func (s *Site) EnsureMirror(ctx context.Context, id StreamID) error {
-	const incarnation = 1
-	if err := id.check(); err != nil {
-		return err
-	}
-	name := id.Mirror(incarnation)
-	want := jetstream.StreamConfig{
-		Name:        name,
-		Storage:     jetstream.FileStorage,
-		Retention:   jetstream.LimitsPolicy,
-		MaxBytes:    -1, // no limits: a mirror with one either evicts what is not applied or wedges
-		Replicas:    1,
-		AllowDirect: true,
-		Mirror: &jetstream.StreamSource{
-			Name:     id.Name(),
-			External: &jetstream.ExternalStream{APIPrefix: fmt.Sprintf("$JS.%s.API", s.options.PeerDomain)},
-			Consumer: &jetstream.StreamConsumerSource{Name: consumerName(incarnation), DeliverSubject: deliverSubject(id, incarnation)},
-		},
-	}
-	// The mirror before the origin: what it holds by now, the origin must still hold then.
-	stream, err := s.js.Stream(ctx, name)
-	missing := errors.Is(err, jetstream.ErrStreamNotFound)
-	if err != nil && !missing {
-		return fmt.Errorf("look for mirror %s: %w", name, err)
-	}
-	origin, err := s.peer.Stream(ctx, id.Name())
-	if err != nil {
-		return fmt.Errorf("ask the primary for %s: %w", id.Name(), err)
-	}
-	if err := s.samePayload(streamInfo(origin.CachedInfo(), id, 0)); err != nil {
-		return err
-	}
-	if missing {
-		want.Metadata = maps.Clone(origin.CachedInfo().Config.Metadata)
-		if stream, err = s.js.CreateStream(ctx, want); err != nil {
-			return fmt.Errorf("make mirror %s: %w", name, err)
-		}
-	}
-	if here, there := stream.CachedInfo().State.LastSeq, origin.CachedInfo().State.LastSeq; there < here {
-		return fmt.Errorf("mirror %s reaches %d: %w: the primary's stream ends at %d (%s)", name, here, ErrHistoryLost, there, id.lostHint())
-	}
-	is := stream.CachedInfo().Config
-	e := &ConfigError{Name: "mirror " + name, Hint: "delete the mirror to have it made again, while the primary still has the history"}
-	if is.Mirror == nil {
-		e.Differences = append(e.Differences, "it mirrors nothing (was it promoted?)")
-		return e
-	}
-	e.differ("mirror name", is.Mirror.Name, want.Mirror.Name)
-	e.differ("max_bytes", is.MaxBytes, want.MaxBytes)
-	e.differ("max_msgs", is.MaxMsgs, -1)
-	e.differ("max_age", is.MaxAge, time.Duration(0))
-	return e.or()
-}
-
-// samePayload refuses sites that accept messages of different sizes: the leafnode would loop over
-// the first large message, for ever and without an error at the mirror.
-func (s *Site) samePayload(origin StreamInfo) error {
-	e := &ConfigError{Name: "max_payload of the sites", Hint: "set max_payload to the same value in both servers' configurations"}
-	if here := s.nc.MaxPayload(); origin.MaxPayload != here {
-		e.Differences = []string{fmt.Sprintf("the primary accepts %d bytes, the DR site %d", origin.MaxPayload, here)}
-	}
-	return e.or()
 }
 
 // Purge removes the messages of a stream below sequence before. The last message always stays: it

@@ -2,12 +2,8 @@ package journal
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Least values of TrimOptions.
@@ -73,25 +69,9 @@ func (w *Writer) trim(ctx context.Context) {
 func (w *Writer) trimTo(ctx context.Context, margin uint64) error {
 	attempt, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	floor, err := w.site.mirrored(attempt, w.id)
+	floor, err := w.site.fed(attempt, w.id)
 	if err != nil {
 		return err
 	}
 	return w.site.Purge(attempt, w.id.Name(), min(floor, margin)+1)
-}
-
-// mirrored returns the sequence up to which the DR site is known to have stored the stream: the
-// acknowledgement floor of the newest mirror's consumer. It trails the truth, which is right for trimming.
-func (s *Site) mirrored(ctx context.Context, id StreamID) (uint64, error) {
-	floor := uint64(0)
-	for incarnation := 1; ; incarnation++ {
-		c, err := s.js.PushConsumer(ctx, id.Name(), consumerName(incarnation))
-		if err != nil {
-			if incarnation > 1 && errors.Is(err, jetstream.ErrConsumerNotFound) {
-				return floor, nil
-			}
-			return 0, fmt.Errorf("read how far the DR site has stored %s: %w", id.Name(), err)
-		}
-		floor = c.CachedInfo().AckFloor.Stream
-	}
 }

@@ -45,10 +45,18 @@ type WriterOptions struct {
 	Heartbeat  func() *events.Heartbeat // nil: empty heartbeats
 	// HeartbeatEvery is their interval; 0 means DefaultHeartbeat, below 0 none are sent.
 	HeartbeatEvery time.Duration
-	Trim           *TrimOptions     // nil: the stream is never trimmed
-	OnStored       func(seq uint64) // called in order, from Run, when everything up to seq is stored
-	Log            *slog.Logger     // nil: silent
-	Meter          metric.Meter     // nil: not measured
+	Trim           *TrimOptions // nil: the stream is never trimmed
+	// Acked is the highest sequence of the stream that is durably known to have been acknowledged, Created the
+	// identity of the stream it was, as Writer.Created told it; zero where nothing is known.
+	Acked   uint64
+	Created time.Time
+	// Mirrored tells the last sequence that the DR site's mirror of a generation of this part has ever held, 0 for
+	// none, as repair.Recovery's Stored does. An error means that it is not known. It is asked from Run and from
+	// OpenWriter, which waits a few seconds for it, and may be nil.
+	Mirrored func(ctx context.Context, generation uint32) (uint64, error)
+	OnStored func(seq uint64) // called in order, from Run, when everything up to seq is stored
+	Log      *slog.Logger     // nil: silent
+	Meter    metric.Meter     // nil: not measured
 }
 
 // Writer is the one writer of a stream. Append may be called concurrently; the order of its calls is
@@ -62,6 +70,7 @@ type Writer struct {
 	chain    chain
 	epoch    uint64
 	previous uint64
+	before   uint64    // epoch of the message at previous
 	created  time.Time // of the stream: its identity beside the name
 
 	wake chan struct{} // a token: there is something to send
@@ -82,7 +91,8 @@ type pending struct {
 }
 
 // OpenWriter takes the stream over: it appends an Epoch with the next epoch number and returns once
-// that is stored. From then on every earlier writer's append fails with ErrFenced.
+// that is stored. From then on every earlier writer's append fails with ErrFenced. To a stream that has lost
+// history it appends nothing and returns ErrHistoryLost.
 func (s *Site) OpenWriter(ctx context.Context, id StreamID, o WriterOptions) (*Writer, error) {
 	if o.MaxPending == 0 {
 		o.MaxPending = DefaultMaxPending
@@ -118,6 +128,12 @@ func (w *Writer) Epoch() uint64 { return w.epoch }
 
 // Previous returns the last sequence before this writer's Epoch; 0 is a stream without a history.
 func (w *Writer) Previous() uint64 { return w.previous }
+
+// PreviousEpoch returns the epoch of the writer before; 0 is a stream without a history.
+func (w *Writer) PreviousEpoch() uint64 { return w.before }
+
+// Created returns when the stream was made: its identity beside its name.
+func (w *Writer) Created() time.Time { return w.created }
 
 // Stored returns the sequence up to which everything is stored.
 func (w *Writer) Stored() uint64 {

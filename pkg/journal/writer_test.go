@@ -24,7 +24,7 @@ func TestNothingIsLostOverRestartsAndCuts(t *testing.T) {
 	t.Parallel()
 	p := journaltest.Sites(t)
 	ensure(t, p.Primary, journal.StreamOptions{})
-	if err := p.DR.EnsureMirror(t.Context(), id); err != nil {
+	if err := p.DR.EnsureMirror(t.Context(), id, 1, 1); err != nil {
 		t.Fatal(err)
 	}
 	x := start(t, p.Primary, "a")
@@ -378,7 +378,7 @@ func TestTrimWaitsForTheMirror(t *testing.T) {
 	if err != nil || tail.First != 1 {
 		t.Fatalf("trimmed to %d without a mirror: %v", tail.First, err)
 	}
-	if err := p.DR.EnsureMirror(t.Context(), id); err != nil {
+	if err := p.DR.EnsureMirror(t.Context(), id, 1, 1); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the origin is trimmed to the margin", func() bool {

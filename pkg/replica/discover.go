@@ -23,7 +23,7 @@ func (f *Follower) discover(ctx context.Context) error {
 	asked, refused, lost := []error{err}, []error{}, []error{}
 	for _, origin := range origins {
 		var config *journal.ConfigError
-		switch err := f.o.Site.EnsureMirror(attempt, origin.ID); {
+		switch err := f.o.Site.EnsureMirror(attempt, origin.ID, 1, 1); {
 		case errors.As(err, &config):
 			refused = append(refused, err)
 		case errors.Is(err, journal.ErrHistoryLost):

@@ -5,6 +5,7 @@ package journaltest
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -86,6 +87,41 @@ func (p *Pair) StartDR() { p.t.Helper(); p.dr = start(p.t, p.drOpt) }
 
 // StopDR shuts the DR site's server down.
 func (p *Pair) StopDR() { stop(&p.dr) }
+
+// A Copy is what a site's store held at one time.
+type Copy string
+
+// CopyPrimary copies the primary's store. A running server is copied as it is on its disk.
+func (p *Pair) CopyPrimary() Copy { p.t.Helper(); return p.copy(p.primaryOpt.StoreDir) }
+
+// CopyDR copies the DR site's store, as CopyPrimary does.
+func (p *Pair) CopyDR() Copy { p.t.Helper(); return p.copy(p.drOpt.StoreDir) }
+
+// RestorePrimary replaces the store of the primary, whose server must be stopped, as a power cut does that
+// takes what was not on the disk.
+func (p *Pair) RestorePrimary(c Copy) { p.t.Helper(); p.restore(c, p.primaryOpt.StoreDir) }
+
+// RestoreDR replaces the store of the DR site, as RestorePrimary does.
+func (p *Pair) RestoreDR(c Copy) { p.t.Helper(); p.restore(c, p.drOpt.StoreDir) }
+
+func (p *Pair) copy(store string) Copy {
+	p.t.Helper()
+	to := p.t.TempDir()
+	if err := os.CopyFS(filepath.Join(to, "store"), os.DirFS(store)); err != nil {
+		p.t.Fatal(err)
+	}
+	return Copy(filepath.Join(to, "store"))
+}
+
+func (p *Pair) restore(c Copy, store string) {
+	p.t.Helper()
+	if err := os.RemoveAll(store); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.CopyFS(store, os.DirFS(string(c))); err != nil {
+		p.t.Fatal(err)
+	}
+}
 
 // Cut breaks the link between the sites; Heal mends it.
 func (p *Pair) Cut() { p.link.Cut() }

@@ -1,0 +1,105 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// GenerationBucket is the KV bucket at the primary that holds the current generation of each stream.
+const GenerationBucket = "farshore-generations"
+
+// Generation returns the current generation of a part of the group, from the KV at this site,
+// the primary. The first call for a part makes it 1. A KV that was lost or rolled back doesn't bring an
+// older generation back: where a newer stream exists the KV is moved to that.
+func (s *Site) Generation(ctx context.Context, group, part string) (uint32, error) {
+	return s.generation(ctx, group, part, func(is, newest uint32) uint32 { return max(is, newest, 1) })
+}
+
+// Renew begins a new generation of a part whose generation from can't be continued, and returns its number:
+// above from, at least atLeast, and above that of every stream the part has at this site, the primary. Where somebody
+// has done so already, theirs is returned. The stream is not made.
+func (s *Site) Renew(ctx context.Context, group, part string, from, atLeast uint32) (uint32, error) {
+	return s.generation(ctx, group, part, func(is, newest uint32) uint32 {
+		if is > from && is >= atLeast && is >= newest {
+			return is
+		}
+		return max(is+1, newest+1, from+1, atLeast)
+	})
+}
+
+// generation moves the part's key to what next says, given what it is (0: missing) and the newest stream's.
+func (s *Site) generation(ctx context.Context, group, part string, next func(is, newest uint32) uint32) (uint32, error) {
+	kv, err := s.KV(ctx, GenerationBucket, 0)
+	if err != nil {
+		return 0, err
+	}
+	key := group + "." + part
+	for {
+		is, revision, err := readGeneration(ctx, kv, key)
+		if err != nil {
+			return 0, err
+		}
+		// The key before the streams: whoever moves the key makes its stream later.
+		existing, err := s.generations(ctx, group, part)
+		if err != nil {
+			return 0, err
+		}
+		newest := uint32(0)
+		if len(existing) > 0 {
+			newest = slices.Max(existing)
+		}
+		n := next(is, newest)
+		if n == is {
+			return n, nil
+		}
+		value := []byte(strconv.FormatUint(uint64(n), 10))
+		if is == 0 {
+			_, err = kv.Create(ctx, key, value)
+		} else {
+			_, err = kv.Update(ctx, key, value, revision)
+		}
+		switch {
+		case err == nil:
+			return n, nil
+		case errors.Is(err, jetstream.ErrKeyExists), errors.Is(err, jetstream.ErrKeyRevisionMismatch): // somebody else was faster: the next round reads theirs
+		default:
+			return 0, fmt.Errorf("set generation of %s to %d: %w", key, n, err)
+		}
+	}
+}
+
+// readGeneration returns 0 for a key that is missing.
+func readGeneration(ctx context.Context, kv jetstream.KeyValue, key string) (n uint32, revision uint64, err error) {
+	entry, err := kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("read generation of %s: %w", key, err)
+	}
+	parsed, err := strconv.ParseUint(string(entry.Value()), 10, 32)
+	if err != nil || parsed == 0 {
+		return 0, 0, fmt.Errorf("read generation of %s: KV %s holds %q", key, GenerationBucket, entry.Value())
+	}
+	return uint32(parsed), entry.Revision(), nil
+}
+
+// generations lists the generations of a part that have a stream at this site, the primary.
+func (s *Site) generations(ctx context.Context, group, part string) ([]uint32, error) {
+	list := s.js.ListStreams(ctx, jetstream.WithStreamListSubject(fmt.Sprintf("fs.%s.%s.*", group, part)))
+	var out []uint32
+	for info := range list.Info() {
+		if id, incarnation, err := ParseName(info.Config.Name); err == nil && incarnation == 0 && id.Group == group && id.Part == part {
+			out = append(out, id.Generation)
+		}
+	}
+	if err := list.Err(); err != nil {
+		return nil, fmt.Errorf("list the streams of %s.%s: %w", group, part, err)
+	}
+	return out, nil
+}
