@@ -1,7 +1,6 @@
 package barrier
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
@@ -66,12 +64,16 @@ type Coordinator struct {
 	requests chan *nats.Msg // for labelled barriers
 	ready    chan struct{}
 	volumes  chan []Volume            // newest document's volumes, if they changed
+	tenured  atomic.Uint32            // generation of the control stream that is written; 0: none
+	renewal  chan string              // why another generation has to begin
 	current  atomic.Pointer[attempt]  // that answers go to
 	absent   atomic.Pointer[[]string] // members whose vote the last barrier lacked
 
 	// The rest belongs to Run's loop.
 	writer      *journal.Writer
-	history     *history
+	history     *history             // nil before the first stream was read
+	epoch       uint64               // highest epoch of a control stream's writer known
+	broken      uint32               // generation that can't be continued; 0: none
 	appended    uint64               // last sequence appended
 	committedAt time.Time            // by our monotonic clock
 	retry       map[string]time.Time // when a volume that failed to join may try again
@@ -114,8 +116,8 @@ func NewCoordinator(o Options) (*Coordinator, error) {
 	return &Coordinator{
 		o: o, log: o.Log, tracer: o.Tracer, metrics: metrics, conn: o.Site.Conn(), inbox: nats.NewInbox(),
 		presence: newPresence(), requests: make(chan *nats.Msg, maxMarkRequests), ready: make(chan struct{}),
-		volumes: make(chan []Volume, 1),
-		retry:   make(map[string]time.Time), strangers: make(map[string]string), patience: supersededLimit,
+		volumes: make(chan []Volume, 1), renewal: make(chan string, 1),
+		retry: make(map[string]time.Time), strangers: make(map[string]string), patience: supersededLimit,
 	}, nil
 }
 
@@ -153,73 +155,6 @@ func (c *Coordinator) Missing() []string {
 		return slices.Clone(*p)
 	}
 	return nil
-}
-
-// Run takes the control stream over from every earlier coordinator and makes barriers until ctx
-// ends; it returns nil then. Other ends are journal.ErrFenced (a newer coordinator took over),
-// journal.ErrHistoryLost, ErrSuperseded (start again: a new epoch wins), and whatever keeps the
-// stream from being made or read. An unreachable bus only makes barriers fail.
-//
-// Run may be called once.
-func (c *Coordinator) Run(ctx context.Context) error {
-	id, err := c.open(ctx)
-	if err != nil {
-		return c.ended(ctx, err)
-	}
-	unsubscribe, err := c.subscribe()
-	if err != nil {
-		return err
-	}
-	defer unsubscribe()
-	g, ctx := errgroup.WithContext(ctx)
-	stop := errors.New("loop ended")
-	g.Go(func() error { return c.writer.Run(ctx) })
-	g.Go(func() error {
-		if err := c.takeOver(ctx, id); err != nil {
-			return c.ended(ctx, err)
-		}
-		close(c.ready)
-		if err := c.ended(ctx, c.loop(ctx)); err != nil {
-			return err
-		}
-		return stop
-	})
-	if err := g.Wait(); !errors.Is(err, stop) {
-		return err
-	}
-	return nil
-}
-
-// ended turns the error of being cancelled into nil.
-func (c *Coordinator) ended(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		return nil
-	}
-	return err
-}
-
-// open becomes the control stream's writer.
-func (c *Coordinator) open(ctx context.Context) (journal.StreamID, error) {
-	generation, err := c.o.Site.Generation(ctx, c.o.Group, journal.Control)
-	if err != nil {
-		return journal.StreamID{}, fmt.Errorf("find control stream: %w", err)
-	}
-	id := journal.StreamID{Group: c.o.Group, Part: journal.Control, Generation: generation}
-	err = c.o.Site.EnsureStream(ctx, id, journal.StreamOptions{MaxBytes: c.o.MaxBytes, Replicas: c.o.Replicas})
-	if err != nil {
-		return id, fmt.Errorf("make control stream: %w", err)
-	}
-	c.writer, err = c.o.Site.OpenWriter(ctx, id, journal.WriterOptions{
-		Writer:    c.o.Writer,
-		Open:      func(uint64) *events.Epoch { return &events.Epoch{Writer: c.o.Writer} },
-		Heartbeat: func() *events.Heartbeat { return &events.Heartbeat{Missing: c.Missing()} },
-		Log:       c.log,
-		Meter:     c.o.Meter,
-	})
-	if err != nil {
-		return id, fmt.Errorf("take over control stream: %w", err)
-	}
-	return id, nil
 }
 
 func (c *Coordinator) subscribe() (unsubscribe func(), err error) {

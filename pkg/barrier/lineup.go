@@ -9,12 +9,21 @@ import (
 
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/repair"
 )
 
 // takeOver learns what was before this coordinator and closes what its predecessors left open.
-func (c *Coordinator) takeOver(ctx context.Context, id journal.StreamID) (err error) {
-	if c.history, err = c.read(ctx, id.Name(), c.writer.Previous()); err != nil {
+func (c *Coordinator) takeOver(ctx context.Context, id journal.StreamID, f *repair.Foundation) (err error) {
+	before := c.history
+	c.history, err = c.read(ctx, id.Name(), c.writer.Previous())
+	if err != nil {
+		c.history = before
 		return err
+	}
+	if id.Generation > 1 && c.history.last.IsZero() {
+		if err := c.inherit(ctx, id, before, f); err != nil {
+			return err
+		}
 	}
 	for _, end := range c.history.openHooks() {
 		c.log.Warn("an earlier snapshotter left hooks open", "barrier", end.Token.Barrier, "hooks", end.Hooks)
@@ -45,8 +54,8 @@ func (c *Coordinator) dismiss(ctx context.Context) (err error) {
 	return nil
 }
 
-// read follows the control stream from its first message up to the one before our epoch. Nobody
-// can have appended anything behind that: our epoch fences every other writer.
+// read follows the control stream from its first message up to the given one; with an error it returns what it
+// got. Nobody can append anything behind the message before our epoch: that fences every other writer.
 func (c *Coordinator) read(ctx context.Context, stream string, to uint64) (*history, error) {
 	h := newHistory()
 	if to == 0 {
@@ -54,11 +63,11 @@ func (c *Coordinator) read(ctx context.Context, stream string, to uint64) (*hist
 	}
 	tail, err := c.o.Site.Tail(ctx, stream)
 	if err != nil {
-		return nil, fmt.Errorf("read control stream: %w", err)
+		return h, fmt.Errorf("read control stream: %w", err)
 	}
 	r, err := c.o.Site.OpenReader(ctx, stream, tail.First)
 	if err != nil {
-		return nil, fmt.Errorf("read control stream: %w", err)
+		return h, fmt.Errorf("read control stream: %w", err)
 	}
 	defer r.Close()
 	for at := tail.First; at <= to; at++ {
@@ -67,7 +76,7 @@ func (c *Coordinator) read(ctx context.Context, stream string, to uint64) (*hist
 			err = h.follow(m.Event)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read control stream: %w", err)
+			return h, fmt.Errorf("read control stream: %w", err)
 		}
 	}
 	return h, nil

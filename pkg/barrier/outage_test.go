@@ -13,7 +13,7 @@ import (
 func TestBarriersOutliveTheBus(t *testing.T) {
 	p := journaltest.Sites(t)
 	r := &rig{t: t, site: p.Primary}
-	t.Cleanup(func() { checkControl(t, r.control()) })
+	t.Cleanup(func() { checkControl(t, 1, r.control()) })
 	a := new(fakeTap)
 	r.serve("a", 1, a)
 	c := r.coordinate(Options{Volumes: volumes("a"), Interval: 5 * time.Millisecond, HoldLimit: 50 * time.Millisecond, VoteTimeout: time.Second})

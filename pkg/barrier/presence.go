@@ -3,6 +3,8 @@ package barrier
 import (
 	"sync"
 	"time"
+
+	"github.com/farshore/farshore/pkg/events"
 )
 
 // absentAfter is how long after its last announcement a tap counts as absent.
@@ -41,13 +43,13 @@ func (p *presence) of(volume string) (heard, bool) {
 	return h, ok && time.Since(h.at) < absentAfter
 }
 
-// highest is the highest barrier number that a tap of a volume has been asked with.
-func (p *presence) highest() uint64 {
+// newest is the newest token that a tap of a volume has been asked with: the highest epoch, and the highest
+// barrier number of any.
+func (p *presence) newest() (t events.Token) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var n uint64
 	for _, h := range p.taps {
-		n = max(n, h.Seen.Barrier)
+		t.Epoch, t.Barrier = max(t.Epoch, h.Seen.Epoch), max(t.Barrier, h.Seen.Barrier)
 	}
-	return n
+	return t
 }

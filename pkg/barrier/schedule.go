@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -31,6 +32,8 @@ func (c *Coordinator) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case reason := <-c.renewal:
+			err = fmt.Errorf("%w: %s", errRenew, reason)
 		case c.o.Volumes = <-c.volumes:
 			err = c.dismiss(ctx)
 		case m := <-c.requests:

@@ -53,7 +53,7 @@ func (c *Coordinator) try(ctx context.Context, kind events.BarrierKind, label st
 		return nil, err
 	}
 	// A number is used up by trying: it is never given to another cut.
-	c.history.barrier = max(c.history.barrier, c.presence.highest()) + 1
+	c.history.barrier = max(c.history.barrier, c.presence.newest().Barrier) + 1
 	a := newAttempt(events.Token{Epoch: c.writer.Epoch(), Barrier: c.history.barrier}, votes)
 	c.current.Store(a)
 	defer c.current.Store(nil)
@@ -117,8 +117,9 @@ func (c *Coordinator) checkVector(a *attempt) error {
 	var behind []Absent
 	for _, v := range a.votes {
 		p := c.history.seqs[v.volume]
-		if v.Generation == p.Generation && v.seq <= p.Seq {
-			behind = append(behind, Absent{v.volume, fmt.Sprintf("its mark is message %d, but message %d is part of an earlier cut: the stream has lost history", v.seq, p.Seq)})
+		if v.Generation < p.Generation || v.Generation == p.Generation && v.seq <= p.Seq {
+			behind = append(behind, Absent{v.volume, fmt.Sprintf("its mark is message %d of generation %d, but message %d of generation %d is part of an earlier cut: the stream has lost history",
+				v.seq, v.Generation, p.Seq, p.Generation)})
 		}
 	}
 	if len(behind) > 0 {

@@ -42,7 +42,7 @@ func (w *Writer) takeOver(ctx context.Context) error {
 		// While the end stands still the same bytes are sent again: an earlier attempt may
 		// still be on its way, and must be recognised when it arrives.
 		if sent == nil || e.seq != w.previous {
-			w.previous, w.before, w.epoch = e.seq, e.epoch, e.epoch+1
+			w.previous, w.before, w.epoch = e.seq, e.epoch, max(e.epoch, w.options.Above)+1
 			h := events.Header{Epoch: w.epoch, Time: time.Now()}
 			if sent, err = events.Append(nil, h, w.options.Open(w.epoch)); err != nil {
 				return err

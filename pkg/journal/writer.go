@@ -46,6 +46,9 @@ type WriterOptions struct {
 	// HeartbeatEvery is their interval; 0 means DefaultHeartbeat, below 0 none are sent.
 	HeartbeatEvery time.Duration
 	Trim           *TrimOptions // nil: the stream is never trimmed
+	// Above is an epoch that the tenure's has to be above, whatever the stream holds: that of an older generation, for
+	// those who compare epochs across generations.
+	Above uint64
 	// Acked is the highest sequence of the stream that is durably known to have been acknowledged, Created the
 	// identity of the stream it was, as Writer.Created told it; zero where nothing is known.
 	Acked   uint64

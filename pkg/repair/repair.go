@@ -43,6 +43,11 @@ type Foundation struct {
 	Newest uint32 `json:"newest"`
 	// Barrier is the highest barrier that the recovery site knows of; a new control stream counts on from it.
 	Barrier uint64 `json:"barrier"`
+	// Epoch, Roster and Time are, for the control stream, the highest epoch of a writer, the highest version of the
+	// roster and the latest time of a commit that the recovery site knows of: a new one goes on above them.
+	Epoch  uint64    `json:"epoch,omitempty"`
+	Roster uint64    `json:"roster,omitempty"`
+	Time   time.Time `json:"time,omitzero"`
 }
 
 // Recovery is what a group's applier answers. Part is a volume's name, or journal.Control.
