@@ -7,9 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/farshore/farshore/pkg/barrier/clock"
+	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
 )
@@ -65,75 +64,44 @@ func (f *Follower) keepDiscovering(ctx context.Context) error {
 	return nil
 }
 
-// look sees how far the mirrors reach. A site that doesn't answer is tried again.
-func (f *Follower) look(ctx context.Context) {
-	attempt, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	streams, err := f.o.Site.Streams(attempt, f.group)
-	if err != nil {
-		f.trouble(group.ConditionConnected, "site", fmt.Sprintf("the DR site's JetStream doesn't answer: %v", err))
-		return
-	}
-	f.trouble(group.ConditionConnected, "site", "")
-	for _, s := range streams {
-		if s.Incarnation == 0 {
-			continue
-		}
-		if err := f.findHole(attempt, s); err != nil {
-			f.log.Warn("looking for holes failed", "stream", s.Name, "error", err)
-		}
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, s := range streams {
-		if s.Incarnation > 0 && s.ID.Generation >= f.generation[s.ID.Part] {
-			f.streams[s.ID.Part], f.generation[s.ID.Part] = s, s.ID.Generation
-		}
-	}
-}
-
-// findHole notes the messages that a mirror lacks between its first and last one. A reader that
-// came to a hole at the very end would wait for ever.
-func (f *Follower) findHole(ctx context.Context, s journal.StreamInfo) error {
-	complete := s.Messages == 0 || s.Messages == s.Last-s.First+1
-	f.mu.Lock()
-	known, ok := f.holes[s.Name]
-	f.mu.Unlock()
-	if complete && !ok || ok && known.messages == s.Messages && known.last == s.Last {
-		return nil
-	}
-	var missing []uint64
-	if !complete {
-		stream, err := f.o.Site.JetStream().Stream(ctx, s.Name)
-		if err != nil {
-			return err
-		}
-		info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
-		if err != nil {
-			return err
-		}
-		missing = info.State.Deleted
-		slices.Sort(missing)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.holes[s.Name] = hole{s.Messages, s.Last, missing}
-	return nil
-}
-
-// seedNew begins to seed volumes that are mirrored and in no commit yet.
+// seedNew begins to seed volumes that are mirrored and in no commit yet, and those whose history began anew.
 func (f *Follower) seedNew(ctx context.Context) {
 	volumes := f.set.Checkpoint().Volumes
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for part, s := range f.streams {
-		state := volumes[part].State
-		if part == journal.Control || part == journal.Objects || f.seeding[part] || state != "" && state != Joining || s.Last == 0 {
+	for part, generation := range f.view.newest {
+		id := journal.StreamID{Group: f.group, Part: part, Generation: generation}
+		if part == journal.Control || part == journal.Objects || f.seeding[part] || !f.seedable(id, volumes[part]) {
 			continue
 		}
 		f.seeding[part] = true
-		f.seeds.Go(func() { f.seed(ctx, s.ID) })
+		f.seeds.Go(func() { f.seed(ctx, id) })
 	}
+}
+
+// seedable tells whether a volume is to be seeded from the newest generation of its stream; f.mu is held. What a
+// replica holds gives way to a history that begins anew, but not before the last commit was applied that it has a part in.
+func (f *Follower) seedable(id journal.StreamID, at Volume) bool {
+	if m := f.view.mirrors[id]; m.Last() == 0 {
+		return false
+	}
+	if at.State == "" || at.State == Joining {
+		return true
+	}
+	to := events.Position{Generation: id.Generation, Seq: openEnd}
+	if _, anew, err := Path(at, to, f.view.opening(f.group, id.Part)); err != nil || !anew {
+		return false
+	}
+	for _, c := range f.timeline.waiting() {
+		for _, e := range c.Vector {
+			if e.Volume == id.Part && e.Position.Generation < id.Generation {
+				if _, anew, err := Path(at, e.Position, f.view.opening(f.group, id.Part)); err == nil && !anew {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }
 
 // seed applies a joining volume as it comes; what stops it is shown, and it is begun again later.
@@ -154,49 +122,6 @@ func (f *Follower) seed(ctx context.Context, id journal.StreamID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.seeding, id.Part)
-}
-
-// readControl follows the control stream. Damage in it stops the commits behind it; it is looked at again
-// from time to time.
-func (f *Follower) readControl(ctx context.Context) error {
-	for ctx.Err() == nil {
-		f.mu.Lock()
-		s, ok := f.streams[journal.Control]
-		f.mu.Unlock()
-		if !ok {
-			sleep(ctx, pollSlowest)
-			continue
-		}
-		err := f.readCommits(ctx, s)
-		if ctx.Err() != nil {
-			return nil
-		}
-		f.failed(ctx, "control stream", err)
-		wait := storageRetry
-		if _, _, damaged := Damage(err); damaged {
-			wait = f.o.DamageRetry
-		}
-		sleep(ctx, wait)
-	}
-	return nil
-}
-
-func (f *Follower) readCommits(ctx context.Context, s journal.StreamInfo) error {
-	from := max(f.timeline.position(), s.First)
-	r, err := f.o.Site.OpenReader(ctx, s.Name, max(from, 1))
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	for {
-		m, err := r.Next(ctx)
-		if err != nil {
-			return err
-		}
-		f.timeline.take(m)
-		f.heal(s.Name, m.Seq)
-		f.succeeded("control stream")
-	}
 }
 
 // measureClock measures the difference between the sites' clocks, as the quickest of several answers tells.

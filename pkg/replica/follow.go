@@ -18,34 +18,43 @@ func (f *Follower) follow(ctx context.Context) error {
 	pause := pollFastest
 	for ctx.Err() == nil {
 		f.look(ctx)
-		c := f.pick()
-		if c == nil {
+		c, err := f.advance(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case c == nil:
 			f.idle(ctx, pause)
 			pause = min(2*pause, pollSlowest)
 			continue
-		}
-		pause = pollFastest
-		err := f.set.Advance(ctx, f.mirrors, c)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
+		case err == nil:
+			f.advanced(ctx, c)
+		default:
 			f.failed(ctx, "apply", err)
 			if _, _, damaged := Damage(err); !damaged {
 				sleep(ctx, storageRetry)
 			}
-			continue
 		}
-		f.advanced(ctx, c)
+		pause = pollFastest
 	}
 	return nil
+}
+
+// advance brings the set to the commit that is next; nil: there is none.
+func (f *Follower) advance(ctx context.Context) (*events.Commit, error) {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	c := f.pick()
+	if c == nil {
+		return nil, nil
+	}
+	return c, f.set.Advance(ctx, f.mirrors, c)
 }
 
 func (f *Follower) advanced(ctx context.Context, c *events.Commit) {
 	f.timeline.applied(c.Token.Barrier)
 	f.metrics.appliedCommits.Add(ctx, 1, f.metrics.of(""))
 	for _, e := range c.Vector {
-		f.heal(MirrorName(f.id(e)), e.Position.Seq)
+		f.heal(f.id(e), e.Position.Seq)
 	}
 	f.mu.Lock()
 	f.single = false
@@ -79,12 +88,22 @@ func (f *Follower) pick() *events.Commit {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	overDamage := !time.Now().Before(f.retryAt)
+	best := f.candidate(&cp, overDamage)
+	if best != nil && overDamage && !f.retryAt.IsZero() {
+		// One attempt beyond known damage; the next one has to wait again.
+		f.retryAt = time.Now().Add(f.o.DamageRetry)
+	}
+	return best
+}
+
+// candidate is pick without consequences; f.mu is held.
+func (f *Follower) candidate(cp *Checkpoint, overDamage bool) *events.Commit {
 	var best *events.Commit
 	for _, c := range f.timeline.waiting() {
 		if c.Token.Barrier < cp.Floor() || c.Token.Barrier <= cp.Commit.Barrier {
 			continue
 		}
-		bytes, ok := f.reach(&cp, c, overDamage)
+		bytes, ok := f.reach(cp, c, overDamage)
 		if !ok {
 			continue
 		}
@@ -93,42 +112,59 @@ func (f *Follower) pick() *events.Commit {
 		}
 		best = c
 	}
-	if best != nil && overDamage && !f.retryAt.IsZero() {
-		// One attempt beyond known damage; the next one has to wait again.
-		f.retryAt = time.Now().Add(f.o.DamageRetry)
-	}
 	return best
 }
 
 // reach tells whether the mirrors hold everything between a checkpoint and a commit, and about how many bytes
-// that is. Damage that is known counts as not being there, unless it's time to look at it again.
+// that is. Damage that is known counts as not being there, unless it's time to look at it again. A commit that a
+// replica can't get to, since its history went on from somewhere else, is passed over.
 func (f *Follower) reach(cp *Checkpoint, c *events.Commit, overDamage bool) (bytes float64, ok bool) {
 	for _, e := range c.Vector {
 		at := cp.Volumes[e.Volume]
-		s, known := f.streams[e.Volume]
-		switch {
-		case !known, s.ID.Generation != e.Position.Generation, s.Last < e.Position.Seq, at.Seq > e.Position.Seq:
-			return 0, false
-		case at.Seq > 0 && at.Generation != e.Position.Generation:
+		if f.heldBack(e) || f.view.branched(f.group, e.Volume, e.Position) {
 			return 0, false
 		}
-		if f.blocked(s.Name, at.Seq, e.Position.Seq, overDamage) {
+		legs, anew, err := Path(at, e.Position, f.view.opening(f.group, e.Volume))
+		if err != nil {
 			return 0, false
 		}
-		if s.Messages > 0 {
-			bytes += float64(s.Bytes) / float64(s.Messages) * float64(e.Position.Seq-at.Seq)
+		if (anew || at.Seq == 0) && len(legs) > 0 && f.outlived(e.Volume, legs[0].Generation) {
+			return 0, false
+		}
+		for _, leg := range legs {
+			id := journal.StreamID{Group: f.group, Part: e.Volume, Generation: leg.Generation}
+			m, known := f.view.mirrors[id]
+			if !known || !m.here(leg.Last) || f.blocked(id, &m, leg, overDamage) {
+				return 0, false
+			}
+			if n := messages(m.Mirror); n > 0 {
+				bytes += float64(m.Bytes()) / float64(n) * float64(leg.Last-leg.After)
+			}
 		}
 	}
 	return bytes, true
 }
 
-// blocked tells whether something between two positions of a mirror is known to be unusable.
-func (f *Follower) blocked(mirror string, after, upTo uint64, overDamage bool) bool {
-	if h := f.holes[mirror].behind(after); h > 0 && h <= upTo {
+// outlived tells whether a volume's generation is of another identity than the document's, which a newer
+// generation has: a replica is not begun with what another volume took the place of.
+func (f *Follower) outlived(name string, generation uint32) bool {
+	id := journal.StreamID{Group: f.group, Part: name, Generation: generation}
+	newest, _ := f.view.part(id)
+	v, listed := f.document.Volume(name)
+	if !listed || newest.ID.Generation <= generation {
+		return false
+	}
+	m := f.view.mirrors[id]
+	return m.ID == id && m.Newest().UID != v.UID && newest.Newest().UID == v.UID
+}
+
+// blocked tells whether something of a leg is known to be missing or unusable.
+func (f *Follower) blocked(id journal.StreamID, m *seen, leg Leg, overDamage bool) bool {
+	if m.missing(leg.After, leg.Last) > 0 {
 		return true
 	}
-	d, ok := f.damage[mirror]
-	return ok && !overDamage && d.Seq > after && d.Seq <= upTo
+	d, ok := f.damage[id]
+	return ok && !overDamage && d.Seq > leg.After && d.Seq <= leg.Last
 }
 
 // newestPoint returns the newest commit that can be recovered: the replicas' own, or a later one whose
@@ -191,28 +227,37 @@ func (f *Follower) succeeded(source string) {
 }
 
 func (f *Follower) setDamage(ctx context.Context, d Damaged) {
+	id, _, err := journal.ParseName(d.Stream)
+	if err != nil {
+		f.log.Error("damage in a stream of an odd name", "stream", d.Stream, "reason", d.Reason)
+		return
+	}
 	f.mu.Lock()
-	known, ok := f.damage[d.Stream]
+	known, ok := f.damage[id]
 	if !ok || d.Seq <= known.Seq {
-		f.damage[d.Stream] = d
+		f.damage[id] = d
 	}
 	f.mu.Unlock()
-	f.trouble(group.ConditionComplete, "damage of "+d.Stream,
+	f.trouble(group.ConditionComplete, damageOf(id),
 		fmt.Sprintf("message %d of stream %s can't be used: %s; the replicas stay before it", d.Seq, d.Stream, d.Reason))
 	f.publishDamage(ctx)
 }
 
-// heal forgets damage that was read over.
-func (f *Follower) heal(stream string, upTo uint64) {
+func damageOf(id journal.StreamID) string { return "damage of " + id.Name() }
+
+// heal forgets damage that was read over, and that of generations which are not read any more.
+func (f *Follower) heal(read journal.StreamID, upTo uint64) {
+	var healed []journal.StreamID
 	f.mu.Lock()
-	d, ok := f.damage[stream]
-	healed := ok && d.Seq <= upTo
-	if healed {
-		delete(f.damage, stream)
+	for id, d := range f.damage {
+		if id == read && d.Seq <= upTo || id.Part == read.Part && id.Generation < read.Generation {
+			delete(f.damage, id)
+			healed = append(healed, id)
+		}
 	}
 	f.mu.Unlock()
-	if healed {
-		f.trouble(group.ConditionComplete, "damage of "+stream, "")
+	for _, id := range healed {
+		f.trouble(group.ConditionComplete, damageOf(id), "")
 		f.publishDamage(context.Background())
 	}
 }
@@ -247,8 +292,12 @@ func (f *Follower) recallDamage(ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, d := range list {
-		f.damage[d.Stream] = d
-		f.troubles[group.ConditionComplete+"/damage of "+d.Stream] = fmt.Sprintf("message %d of stream %s can't be used: %s", d.Seq, d.Stream, d.Reason)
+		id, _, err := journal.ParseName(d.Stream)
+		if err != nil {
+			continue
+		}
+		f.damage[id] = d
+		f.troubles[group.ConditionComplete+"/"+damageOf(id)] = fmt.Sprintf("message %d of stream %s can't be used: %s", d.Seq, d.Stream, d.Reason)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -68,14 +67,19 @@ type Follower struct {
 
 	seeds sync.WaitGroup // the volumes being seeded
 
+	// turn is held while a commit is chosen and applied, and while it is told where the replicas stand.
+	turn sync.Mutex
+
 	mu         sync.Mutex
-	streams    map[string]journal.StreamInfo // the mirrors, by part, as last seen
-	generation map[string]uint32             // the newest, by part
-	holes      map[string]hole               // by mirror
-	damage     map[string]Damaged            // by mirror
-	retryAt    time.Time                     // until then nothing is applied over damage
-	single     bool                          // advance by one commit at a time: there was no room for more
-	troubles   map[string]string             // by condition type and source: what is wrong
+	document   *group.Group
+	view       view
+	stands     map[string]stand  // what was told of where replicas stand, by volume
+	asked      map[string]asking // where a history can go on, by part
+	marked     uint64            // highest barrier of any mark that was read
+	damage     map[journal.StreamID]Damaged
+	retryAt    time.Time         // until then nothing is applied over damage
+	single     bool              // advance by one commit at a time: there was no room for more
+	troubles   map[string]string // by condition type and source: what is wrong
 	since      map[string]condition
 	beats      map[string]beat // by volume
 	mismatches map[string]uint64
@@ -87,21 +91,6 @@ type Follower struct {
 type beat struct {
 	seq  uint64
 	body *events.Heartbeat
-}
-
-// hole is what a mirror lacks, and what the mirror looked like when that was found.
-type hole struct {
-	messages, last uint64
-	missing        []uint64 // ascending
-}
-
-// behind returns the first missing message behind a sequence; 0 is that none is.
-func (h hole) behind(seq uint64) uint64 {
-	i, _ := slices.BinarySearch(h.missing, seq+1)
-	if i == len(h.missing) {
-		return 0
-	}
-	return h.missing[i]
 }
 
 type condition struct {
@@ -127,8 +116,8 @@ func NewFollower(o FollowerOptions) (*Follower, error) {
 	name := o.Group.Metadata.Name
 	return &Follower{
 		o: o, group: name, dir: filepath.Join(o.Group.Spec.Recovery.Directory, name), log: o.Log, metrics: metrics,
-		timeline: newTimeline(), streams: make(map[string]journal.StreamInfo), generation: make(map[string]uint32),
-		holes: make(map[string]hole), damage: make(map[string]Damaged), troubles: make(map[string]string),
+		timeline: newTimeline(), document: o.Group, view: newView(), stands: make(map[string]stand), asked: make(map[string]asking),
+		damage: make(map[journal.StreamID]Damaged), troubles: make(map[string]string),
 		since: make(map[string]condition), beats: make(map[string]beat), mismatches: make(map[string]uint64),
 		seeding: make(map[string]bool),
 	}, nil
@@ -143,9 +132,14 @@ func (f *Follower) Run(ctx context.Context) (err error) {
 			err = nil
 		}
 	}()
-	if f.set, err = f.open(ctx); err != nil {
+	set, err := f.open(ctx)
+	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	f.set = set
+	f.updateSet()
+	f.mu.Unlock()
 	defer func() { err = errors.Join(err, f.set.Close()) }()
 	cp := f.set.Checkpoint()
 	lease, err := acquire(ctx, f.o.Site, f.group, holder{Instance: f.o.Instance, Replica: cp.Replica}, f.log)
@@ -162,7 +156,7 @@ func (f *Follower) Run(ctx context.Context) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
 		func(ctx context.Context) error { return lease.keep(ctx, f.o.Site) },
-		f.keepDiscovering, f.readControl, f.follow, f.publishStatus, f.measureClock, f.retain,
+		f.keepDiscovering, f.readControl, f.follow, f.publishStatus, f.measureClock, f.retain, f.serveRecovery,
 	} {
 		g.Go(func() error { return part(ctx) })
 	}
@@ -172,14 +166,55 @@ func (f *Follower) Run(ctx context.Context) (err error) {
 	return g.Wait()
 }
 
-func (f *Follower) open(ctx context.Context) (*Set, error) {
-	o := f.setOptions()
-	o.OpenTarget = f.o.OpenTarget
-	for _, v := range f.o.Group.Spec.Volumes {
+// Update makes the follower go by a changed document of the same group: its volumes, their replicas' devices, the
+// retention and the limits of the mirrors. It takes effect within seconds, without stopping anything, and
+// may be called at any time. Volumes that the document doesn't list any more stay at their last commit.
+func (f *Follower) Update(g *group.Group) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.document = g
+	f.updateSet()
+}
+
+// updateSet hands the set what the document says; f.mu is held.
+func (f *Follower) updateSet() {
+	if f.set != nil {
+		f.set.Update(setDevices(f.document), setUIDs(f.document))
+	}
+}
+
+// spec returns the document's part about the DR site, as it is now.
+func (f *Follower) spec() group.Recovery {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.document.Spec.Recovery
+}
+
+func setDevices(g *group.Group) map[string]string {
+	devices := make(map[string]string)
+	for _, v := range g.Spec.Volumes {
 		if v.Replica.Path != "" {
-			o.Devices[v.Name] = v.Replica.Path
+			devices[v.Name] = v.Replica.Path
 		}
 	}
+	return devices
+}
+
+func setUIDs(g *group.Group) map[string]string {
+	uids := make(map[string]string)
+	for _, v := range g.Spec.Volumes {
+		uids[v.Name] = v.UID
+	}
+	return uids
+}
+
+func (f *Follower) open(ctx context.Context) (*Set, error) {
+	f.mu.Lock()
+	o := Options{
+		Group: f.group, Devices: setDevices(f.document), UIDs: setUIDs(f.document),
+		OpenTarget: f.o.OpenTarget, Log: f.log,
+	}
+	f.mu.Unlock()
 	o.Hooks = Hooks{
 		Read: f.noteRead,
 		Written: func(volume string, bytes int64) {
@@ -209,17 +244,14 @@ func (f *Follower) open(ctx context.Context) (*Set, error) {
 	}
 }
 
-func (f *Follower) setOptions() Options {
-	o := Options{Group: f.group, Devices: make(map[string]string), UIDs: make(map[string]string), Log: f.log}
-	for _, v := range f.o.Group.Spec.Volumes {
-		o.UIDs[v.Name] = v.UID
-	}
-	return o
-}
-
 func (f *Follower) noteRead(volume string, m journal.Message) {
-	if h, ok := m.Event.(*events.Heartbeat); ok {
-		f.noteBeat(volume, m.Seq, h)
+	switch e := m.Event.(type) {
+	case *events.Heartbeat:
+		f.noteBeat(volume, m.Seq, e)
+	case *events.Mark:
+		f.mu.Lock()
+		f.marked = max(f.marked, e.Token.Barrier)
+		f.mu.Unlock()
 	}
 }
 

@@ -13,27 +13,26 @@ type Mirrors struct {
 	site *journal.Site
 
 	mu    sync.Mutex
-	idle  map[string]*mirrorReader // by stream
+	idle  map[journal.StreamID]*mirrorReader
 	close bool
 }
 
 // NewMirrors returns the mirrors at site.
 func NewMirrors(site *journal.Site) *Mirrors {
-	return &Mirrors{site: site, idle: make(map[string]*mirrorReader)}
+	return &Mirrors{site: site, idle: make(map[journal.StreamID]*mirrorReader)}
 }
 
-// MirrorName returns the name of a stream's mirror. Each stream has one incarnation so far.
+// MirrorName returns the name of the first incarnation of a stream's mirror.
 func MirrorName(id journal.StreamID) string { return id.Mirror(1) }
 
-// Name implements Source.
+// Name implements Source. Errors of a reader itself name the incarnation that it reads.
 func (m *Mirrors) Name(id journal.StreamID) string { return MirrorName(id) }
 
 // Open implements Source.
 func (m *Mirrors) Open(ctx context.Context, id journal.StreamID, from uint64) (Reader, error) {
-	name := MirrorName(id)
 	m.mu.Lock()
-	idle := m.idle[name]
-	delete(m.idle, name)
+	idle := m.idle[id]
+	delete(m.idle, id)
 	m.mu.Unlock()
 	if idle != nil {
 		if idle.next == from {
@@ -41,11 +40,11 @@ func (m *Mirrors) Open(ctx context.Context, id journal.StreamID, from uint64) (R
 		}
 		idle.Reader.Close()
 	}
-	r, err := m.site.OpenReader(ctx, name, from)
+	r, err := m.site.OpenMirror(ctx, id, from)
 	if err != nil {
 		return nil, err
 	}
-	return &mirrorReader{Reader: r, mirrors: m, name: name, next: from}, nil
+	return &mirrorReader{Reader: r, mirrors: m, id: id, next: from}, nil
 }
 
 // Close releases the readers that are kept, and every one that is closed later.
@@ -53,9 +52,9 @@ func (m *Mirrors) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.close = true
-	for name, r := range m.idle {
+	for id, r := range m.idle {
 		r.Reader.Close()
-		delete(m.idle, name)
+		delete(m.idle, id)
 	}
 }
 
@@ -63,7 +62,7 @@ func (m *Mirrors) Close() {
 type mirrorReader struct {
 	*journal.Reader
 	mirrors *Mirrors
-	name    string
+	id      journal.StreamID
 	next    uint64
 	failed  bool
 }
@@ -83,9 +82,9 @@ func (r *mirrorReader) Next(ctx context.Context) (journal.Message, error) {
 func (r *mirrorReader) Close() {
 	r.mirrors.mu.Lock()
 	defer r.mirrors.mu.Unlock()
-	if r.failed || r.mirrors.close || r.mirrors.idle[r.name] != nil {
+	if r.failed || r.mirrors.close || r.mirrors.idle[r.id] != nil {
 		r.Reader.Close()
 		return
 	}
-	r.mirrors.idle[r.name] = r
+	r.mirrors.idle[r.id] = r
 }

@@ -31,7 +31,7 @@ func (f *Follower) retain(ctx context.Context) error {
 
 func (f *Follower) retainOnce(ctx context.Context) error {
 	cp := f.set.Checkpoint()
-	keep := time.Duration(f.o.Group.Spec.Recovery.Retention)
+	keep := time.Duration(f.spec().Retention)
 	newest := f.newestPoint(&cp)
 	if newest == nil {
 		return nil
@@ -45,13 +45,13 @@ func (f *Follower) retainOnce(ctx context.Context) error {
 	if oldest, ok := f.timeline.oldest(); ok && target.Time.Sub(oldest.Time) < keep/20 {
 		return nil // little to win
 	}
-	commit, err := f.commitAt(ctx, target.seq)
+	commit, err := f.commitAt(ctx, target.at)
 	if err != nil {
 		return err
 	}
 	// The base stays open, and so locked, until the mirrors are trimmed: a replay begins either before, or
 	// with what is left.
-	set, err := Open(BaseDir(f.dir), f.setOptions().withoutDevices())
+	set, err := Open(BaseDir(f.dir), Options{Group: f.group, Log: f.log})
 	if err != nil {
 		return err
 	}
@@ -60,26 +60,6 @@ func (f *Follower) retainOnce(ctx context.Context) error {
 		err = f.purge(ctx, set.Checkpoint(), target)
 	}
 	return errors.Join(err, set.Close())
-}
-
-func (f *Follower) commitAt(ctx context.Context, seq uint64) (*events.Commit, error) {
-	f.mu.Lock()
-	name := f.streams[journal.Control].Name
-	f.mu.Unlock()
-	r, err := f.o.Site.OpenReader(ctx, name, seq)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	m, err := r.Next(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c, ok := m.Event.(*events.Commit)
-	if !ok {
-		return nil, &events.MessageError{Stream: name, Seq: seq, Err: errors.New("it was a commit before")}
-	}
-	return c, nil
 }
 
 // moveBase brings the base to a commit. The first base begins blank, with the whole history still here: it
@@ -98,24 +78,31 @@ func (f *Follower) moveBase(ctx context.Context, set *Set, c *events.Commit) err
 	return set.Advance(ctx, mirrors, c)
 }
 
-func (o Options) withoutDevices() Options {
-	o.Devices = nil
-	return o
-}
-
-// purge removes what the base holds from the mirrors.
+// purge removes what the base holds from the mirrors: what lies before it, and the generations that it has left
+// behind. The applier's own replicas are never before the base.
 func (f *Follower) purge(ctx context.Context, base Checkpoint, target place) error {
-	for name, v := range base.Volumes {
-		id := journal.StreamID{Group: f.group, Part: name, Generation: v.Generation}
-		if err := f.o.Site.Purge(ctx, MirrorName(id), v.Seq+1); err != nil {
+	f.mu.Lock()
+	var ids []journal.StreamID
+	for id := range f.view.mirrors {
+		ids = append(ids, id)
+	}
+	f.mu.Unlock()
+	for _, id := range ids {
+		at := events.Position{Generation: base.Volumes[id.Part].Generation, Seq: base.Volumes[id.Part].Seq + 1}
+		if id.Part == journal.Control {
+			at = target.at
+		}
+		var err error
+		switch {
+		case id.Generation == at.Generation:
+			err = f.o.Site.TrimMirror(ctx, id, at.Seq)
+		case id.Generation < at.Generation:
+			f.log.Info("deleting the mirror of a generation that the base has left behind", "mirror", id.Name())
+			err = f.o.Site.DeleteMirror(ctx, id)
+		}
+		if err != nil {
 			return err
 		}
-	}
-	f.mu.Lock()
-	control := f.streams[journal.Control].Name
-	f.mu.Unlock()
-	if err := f.o.Site.Purge(ctx, control, target.seq); err != nil {
-		return err
 	}
 	f.timeline.trimmed(target.Barrier)
 	f.log.Info("trimmed history", "barrier", target.Barrier, "time", target.Time)

@@ -56,7 +56,10 @@ func (f *Follower) status(ctx context.Context) *group.Status {
 		s.MissingVotes = []string{}
 	}
 	f.mu.Lock()
-	streams := maps.Clone(f.streams)
+	streams := make(map[string]seen)
+	for part, generation := range f.view.newest {
+		streams[part] = f.view.mirrors[journal.StreamID{Group: f.group, Part: part, Generation: generation}]
+	}
 	var offset time.Duration
 	if f.offset != nil {
 		offset = *f.offset
@@ -66,9 +69,9 @@ func (f *Follower) status(ctx context.Context) *group.Status {
 	f.mu.Unlock()
 	tails := make(map[string]journal.Tail)
 	for part, stream := range streams {
-		if tail, err := f.o.Site.Tail(ctx, stream.Name); err == nil {
+		if tail, err := f.o.Site.Tail(ctx, stream.Newest().Name); err == nil {
 			tails[part] = tail
-			f.readBeat(ctx, part, stream.Name, tail)
+			f.readBeat(ctx, part, stream.Newest().Name, tail)
 		}
 	}
 	s.Time = time.Now().UTC()
@@ -108,21 +111,25 @@ func (f *Follower) points(s *group.Status, cp *Checkpoint, primary time.Time) {
 	}
 }
 
-func (f *Follower) volumeStatus(stream journal.StreamInfo, tails map[string]journal.Tail, cp *Checkpoint, primary time.Time) group.VolumeStatus {
+func (f *Follower) volumeStatus(m seen, tails map[string]journal.Tail, cp *Checkpoint, primary time.Time) group.VolumeStatus {
+	stream := m.Newest()
 	name := stream.ID.Part
 	at := cp.Volumes[name]
 	v := group.VolumeStatus{
 		Name: name, UID: stream.UID, State: "joining", Generation: stream.ID.Generation,
-		Size: stream.Size, StoredSeq: stream.Last, AppliedSeq: at.Seq,
+		Size: stream.Size, StoredSeq: m.Last(), AppliedSeq: at.Seq,
 	}
 	if at.Seq > 0 {
 		v.UID, v.Size = at.UID, at.Size
+	}
+	if at.Generation < stream.ID.Generation {
+		at.Seq = 0 // nothing of this generation is applied yet
 	}
 	if at.State == Member || at.State == Left {
 		v.State = string(at.State)
 	}
 	if tail, ok := tails[name]; ok && tail.Messages > 0 {
-		v.StoredSeq = tail.Last
+		v.StoredSeq = max(v.StoredSeq, tail.Last)
 		v.Lags.TransitLagSeconds = seconds(primary.Sub(tail.Header.Time))
 		v.Lags.ReplayDebt = replayDebt(&tail, &at)
 	}
@@ -216,12 +223,12 @@ func sum(s *group.Status) {
 }
 
 // conditions tells what is wrong, and in one word what follows from it.
-func (f *Follower) conditions(s *group.Status, streams map[string]journal.StreamInfo, cp *Checkpoint) {
+func (f *Follower) conditions(s *group.Status, streams map[string]seen, cp *Checkpoint) {
 	problems := map[string][]string{}
 	for name, stream := range streams {
-		if at := cp.Volumes[name]; at.Seq > stream.Last && at.Generation == stream.ID.Generation {
+		if at := cp.Volumes[name]; at.Seq > stream.Last() && at.Generation == stream.ID.Generation {
 			problems[group.ConditionComplete] = append(problems[group.ConditionComplete],
-				fmt.Sprintf("mirror %s ends at %d and the replica is at %d: it waits until the mirror is there again", stream.Name, stream.Last, at.Seq))
+				fmt.Sprintf("mirror %s ends at %d and the replica is at %d: it waits until the mirror is there again", stream.Newest().Name, stream.Last(), at.Seq))
 		}
 	}
 	for i := range s.Volumes {
@@ -240,15 +247,13 @@ func (f *Follower) conditions(s *group.Status, streams map[string]journal.Stream
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for name, h := range f.holes {
-		id, _, err := journal.ParseName(name)
-		if err != nil {
+	for id, m := range f.view.mirrors {
+		if len(m.holes) == 0 || f.damage[id].Seq == m.holes[0].From {
 			continue
 		}
-		if seq := h.behind(cp.Volumes[id.Part].Seq); seq > 0 && f.damage[name].Seq != seq {
-			problems[group.ConditionComplete] = append(problems[group.ConditionComplete],
-				fmt.Sprintf("stream %s lacks message %d; the replicas stay before it", name, seq))
-		}
+		i, _ := m.At(m.holes[0].From)
+		problems[group.ConditionComplete] = append(problems[group.ConditionComplete],
+			fmt.Sprintf("stream %s lacks message %d; the replicas stay before it", i.Name, m.holes[0].From))
 	}
 	for _, key := range slices.Sorted(maps.Keys(f.troubles)) {
 		kind, _, _ := strings.Cut(key, "/")

@@ -18,7 +18,8 @@ type timeline struct {
 	all     []place          // every commit still in the mirror, oldest first
 	pending []*events.Commit // those that are not applied, oldest first
 	missing []string         // members whose vote the last barrier lacked
-	next    uint64           // sequence of the control stream behind what was read
+	at      events.Position  // in the control stream: the last event that was read
+	highest uint64           // barrier that any commit had
 
 	arrived chan struct{} // a token: there is something new
 }
@@ -26,18 +27,22 @@ type timeline struct {
 // place is where a commit is in the control stream.
 type place struct {
 	Commit
-	seq uint64
+	at events.Position
 }
 
 func newTimeline() *timeline { return &timeline{arrived: make(chan struct{}, 1)} }
 
-// take notes one event of the control stream.
-func (t *timeline) take(m journal.Message) {
+// take notes one event of a generation of the control stream.
+func (t *timeline) take(generation uint32, m journal.Message) {
 	t.mu.Lock()
-	t.next = m.Seq + 1
+	t.at = events.Position{Generation: generation, Seq: m.Seq}
 	switch e := m.Event.(type) {
 	case *events.Commit:
-		t.all = append(t.all, place{CommitOf(e), m.Seq})
+		if e.Token.Barrier <= t.highest {
+			break // read again
+		}
+		t.highest = e.Token.Barrier
+		t.all = append(t.all, place{CommitOf(e), t.at})
 		t.pending = append(t.pending, e)
 		if len(t.pending) > maxPending {
 			t.thin()
@@ -53,6 +58,21 @@ func (t *timeline) take(m journal.Message) {
 		default:
 		}
 	}
+}
+
+// enter goes on with a later generation, which continues the one read before from its last event on. What was read
+// behind that is not part of the history any more.
+func (t *timeline) enter(last uint64, generation uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	kept := uint64(0)
+	t.all = slices.DeleteFunc(t.all, func(p place) bool { return p.at.Generation == t.at.Generation && p.at.Seq > last })
+	if n := len(t.all); n > 0 {
+		kept = t.all[n-1].Barrier
+	}
+	t.pending = slices.DeleteFunc(t.pending, func(c *events.Commit) bool { return c.Token.Barrier > kept })
+	t.highest = kept
+	t.at = events.Position{Generation: generation}
 }
 
 func (t *timeline) thin() {
@@ -123,8 +143,16 @@ func (t *timeline) votesMissing() []string {
 	return slices.Clone(t.missing)
 }
 
-func (t *timeline) position() uint64 {
+// position returns the place of the last event that was read; zero: none was.
+func (t *timeline) position() events.Position {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.next
+	return t.at
+}
+
+// newest returns the highest barrier of any commit that was read.
+func (t *timeline) newest() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.highest
 }
