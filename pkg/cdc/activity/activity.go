@@ -89,9 +89,8 @@ type Log struct {
 	stored   uint64 // the highest place that is stored
 	last     uint64 // the highest place heard of
 	places   places
-	flushNo  uint64 // of the last flush that began
-	flushed  uint64 // of the last one that succeeded
-	flushing bool   // by the log itself
+	flushes  flushes
+	flushing bool // by the log itself
 
 	tenure Stream
 	acked  uint64
@@ -121,7 +120,7 @@ func Open(o Options) (*Log, error) {
 	}
 	o = o.withDefaults()
 	l := &Log{
-		o: o, eighth: max(1, o.Hot/8), hot: make(map[uint32]*entry), flushNo: 1,
+		o: o, eighth: max(1, o.Hot/8), hot: make(map[uint32]*entry), flushes: flushes{begun: 1},
 		work: make(chan struct{}, 1), places: newPlaces(),
 	}
 	l.lru.init()

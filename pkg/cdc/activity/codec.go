@@ -202,7 +202,7 @@ func (m *image) apply(record []byte, first bool) error {
 	if d.err != nil {
 		return d.err
 	}
-	if !first && (s.size < m.size || s.size <= 0) {
+	if s.size < m.size || s.size <= 0 {
 		d.fail("size")
 	}
 	if s.tenure.Generation != m.tenure.Generation || !s.tenure.Created.Equal(m.tenure.Created) {

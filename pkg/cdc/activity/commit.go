@@ -95,7 +95,8 @@ func (l *Log) take(sync bool) *change {
 	var clears []cover
 	if !l.whole {
 		for _, k := range l.clears {
-			if l.listed.has(k.region) && !l.dirty(k.region) {
+			// One that wasn't listed yet has a sequence all the same.
+			if (l.listed.has(k.region) || k.seq > 0) && !l.dirty(k.region) {
 				l.listed.unset(k.region)
 				clears = append(clears, k)
 			}

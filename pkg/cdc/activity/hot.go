@@ -175,7 +175,7 @@ func (l *Log) End(off, length int64, place uint64) {
 			continue
 		}
 		e.place = max(e.place, place)
-		e.ended = l.flushNo
+		e.ended = l.flushes.begun
 		if e.pins == 0 && e.older == nil { // stale: whoever sends it again sends this too
 			l.remove(e)
 		}
@@ -194,31 +194,6 @@ func (l *Log) Stored(place, seq uint64) {
 	l.acked = max(l.acked, seq)
 	l.places.add(l.stored, l.acked)
 	l.wakeRoom()
-}
-
-// FlushBegun tells that a flush of the device begins, and returns what Flushed wants to be told.
-func (l *Log) FlushBegun() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.flushNo++
-	return l.flushNo
-}
-
-// Flushed tells that the flush which began as number begun has succeeded: whatever had ended before
-// it began is durable.
-func (l *Log) Flushed(begun uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.flushed = max(l.flushed, begun)
-	l.wakeRoom()
-}
-
-// FlushFailed tells that a flush of the device has failed: what wasn't durable before may be lost, and
-// no later flush brings it back. Its regions are stale.
-func (l *Log) FlushFailed() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.staleWhere(func(e *entry) bool { return e.pins > 0 || !l.durable(e) })
 }
 
 // add makes an entry for a region; it isn't in the list yet.
@@ -252,9 +227,6 @@ func (l *Log) remove(e *entry) {
 	}
 }
 
-// durable tells whether the device was flushed since the last mutation of a region has ended.
-func (l *Log) durable(e *entry) bool { return e.ended == 0 || e.ended < l.flushed }
-
 // sent tells whether nothing of a region is on its way any more.
 func (l *Log) sent(e *entry) bool { return e.pins == 0 && e.place <= l.stored }
 
@@ -279,41 +251,6 @@ func (l *Log) evictWhere(n int, want func(*entry) bool) int {
 		cleared++
 	}
 	return cleared
-}
-
-// flushHelps tells whether regions could be cleared if only the device was flushed.
-func (l *Log) flushHelps() bool {
-	if l.o.Flush == nil || l.flushing {
-		return false
-	}
-	for e := l.lru.oldest(); e != nil; e = l.lru.younger(e) {
-		if l.sent(e) && !l.durable(e) {
-			return true
-		}
-	}
-	return false
-}
-
-// flushDevice flushes the device if it can. It is called with l.mu held and lets go of it meanwhile.
-func (l *Log) flushDevice() {
-	if l.o.Flush == nil || l.flushing {
-		return
-	}
-	l.flushing = true
-	l.flushNo++
-	begun := l.flushNo
-	l.mu.Unlock()
-	err := l.o.Flush()
-	l.mu.Lock()
-	l.flushing = false
-	l.count.flushes++
-	if err == nil {
-		l.flushed = max(l.flushed, begun)
-	} else {
-		l.o.Log.Error("flush of the device failed; the regions that were changed since the last one are sent again", "error", err)
-		l.staleWhere(func(e *entry) bool { return e.pins > 0 || !l.durable(e) })
-	}
-	l.wakeRoom()
 }
 
 // roomWait is a Begin that waits for room.
@@ -349,11 +286,10 @@ func (l *Log) awaitRoom(ctx context.Context, first, end uint32) error {
 			return ErrClosed
 		}
 		if l.room[0] == w {
-			need := l.missing(first, end)
-			if l.lru.n+need > l.o.Hot {
-				l.evict(max(l.lru.n+need-l.o.Hot, l.eighth))
+			if over := l.lru.n + l.missing(first, end) - l.o.Hot; over > 0 {
+				l.evict(max(over, l.eighth)) // perhaps of the range's own as well
 			}
-			if l.lru.n+need <= l.o.Hot {
+			if l.lru.n+l.missing(first, end) <= l.o.Hot {
 				return nil
 			}
 			if l.flushHelps() {

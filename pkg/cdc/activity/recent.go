@@ -32,11 +32,14 @@ func (r *recents) add(c cover) {
 
 // compact drops covers that a later one of the same region stands for.
 func (r *recents) compact() {
-	seen := make(map[uint32]bool, len(r.list))
+	var seen bitmap
+	for _, c := range r.list {
+		seen.grow(c.region + 1)
+	}
 	at := len(r.list)
 	for i := len(r.list) - 1; i >= 0; i-- {
-		if c := r.list[i]; !seen[c.region] {
-			seen[c.region] = true
+		if c := r.list[i]; !seen.has(c.region) {
+			seen.set(c.region)
 			at--
 			r.list[at] = c
 		}

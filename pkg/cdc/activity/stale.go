@@ -158,7 +158,7 @@ func (l *Log) Resent(off, length int64, place uint64) {
 		}
 		// Mutations of it have ended meanwhile, and none of them has a place behind last. Who has only been
 		// sent is the first to be cleared.
-		e.place, e.ended, e.used = l.last, l.flushNo, l.tick
+		e.place, e.ended, e.used = l.last, l.flushes.begun, l.tick
 		l.lru.addOldest(e)
 	}
 	if l.lru.n > l.o.Hot-l.eighth {
