@@ -35,7 +35,7 @@ type Options struct {
 	Size int64  // of the device, in bytes
 
 	// Hot is how many regions can be hot: what a crash makes to be sent again is at most Hot*RegionSize,
-	// beside what was stale before. 0: DefaultHot.
+	// beside what was stale before. 0: DefaultHot. No fewer than MaxRegions.
 	Hot int
 	// Keep is how long a covered region stays listed with the sequence that covered it. 0: DefaultKeep.
 	Keep time.Duration
@@ -51,6 +51,8 @@ type Options struct {
 	Log        *slog.Logger     // nil: slog.Default
 	Meter      metric.Meter     // nil: no metrics
 	Attributes attribute.Set    // of the metrics
+
+	small bool // for tests: a file of few sectors, and any Hot
 }
 
 // Stream is what a log is kept against: the sequences that it knows are of this stream.
@@ -138,6 +140,9 @@ func Open(o Options) (*Log, error) {
 func (o Options) withDefaults() Options {
 	if o.Hot <= 0 {
 		o.Hot = DefaultHot
+	}
+	if !o.small {
+		o.Hot = max(o.Hot, MaxRegions)
 	}
 	if o.Keep <= 0 {
 		o.Keep = DefaultKeep

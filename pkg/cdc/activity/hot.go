@@ -319,3 +319,10 @@ func signal(c chan struct{}) {
 }
 
 func (l *Log) seconds() uint32 { return uint32(l.o.Now().Unix()) }
+
+// Waiting is how many mutations wait for room.
+func (l *Log) Waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.room)
+}

@@ -16,7 +16,10 @@ func (l *Log) load() (err error) {
 	if l.lock, err = l.o.FS.Lock(l.o.Path + ".lock"); err != nil {
 		return fmt.Errorf("open activity log %s: %w", l.o.Path, err)
 	}
-	l.store = &store{fs: l.o.FS, path: l.o.Path, uid: l.o.UID}
+	l.store = &store{fs: l.o.FS, path: l.o.Path, uid: l.o.UID, least: minSectors}
+	if l.o.small {
+		l.store.least = 4
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.release())

@@ -29,6 +29,7 @@ type store struct {
 	file   uint64 // which file a sector belongs to
 	at     uint32 // the first sector that wasn't written
 	total  uint32
+	least  uint32 // sectors for changes
 	synced uint32 // the sectors before it are durable
 	buf    []byte
 }
@@ -82,7 +83,7 @@ func (s *store) rewrite(c *change) error {
 	}
 	s.file, s.at, s.synced = rand.Uint64(), 0, 0
 	n := sectorsOf(len(appendWhole(nil, s.uid, 0, c)))
-	s.total = n + max(n, minSectors)
+	s.total = n + max(n, s.least)
 	data := s.frame(make([]byte, 0, int(s.total)*sectorSize), appendWhole(nil, s.uid, s.total, c))
 	data = data[:int(s.total)*sectorSize]
 	tmp := s.path + ".new"
