@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -170,10 +172,13 @@ func TestTokens(t *testing.T) {
 // [I] A tap that isn't told to mark within its limit opens by itself and refuses that token.
 func TestHoldLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := cdc.NewRecorder(cdc.Options{Device: blank(1 << 20), Journal: newMemJournal()})
+		l := openLog(t, filepath.Join(t.TempDir(), "log"), 1<<20, nil)
+		clean(t, l)
+		r := cdc.NewRecorder(cdc.Options{Device: blank(1 << 20), Activity: l})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		go func() { ended <- r.Run(ctx) }()
+		go func() { ended <- r.Record(ctx, newMemJournal(), cdc.Tenure{}) }()
+		synctest.Wait()
 		must(t, r.Hold(token(1, 1), 500*time.Millisecond))
 		begun := time.Now()
 		must(t, r.Write(ctx, pattern(512, 1), 0, false))
@@ -217,11 +222,12 @@ func TestMarkIsRefusedWhilePassIsOpen(t *testing.T) {
 		return nil
 	}
 	must(t, errors.Join(r.dev.Device.Zero(0, 1<<20, false), writeAll(r.dev.Device, pattern(1<<20, 7))))
-	r.StartPass(events.PassSeed)
-	if ready, p := r.Ready(); ready || p.Pass != events.PassSeed || p.Total != 1<<20 {
-		t.Errorf("before Run: ready %v, %+v", ready, p)
+	r.pass(events.PassSeed)
+	if ready, _ := r.Ready(); ready {
+		t.Error("ready before Record")
 	}
 	r.run(t)
+	eventually(t, "pass", func() bool { _, p := r.Ready(); return p.Pass == events.PassSeed && p.Total == 1<<20 })
 	ctx := deadline(t)
 	must(t, r.Hold(token(1, 1), time.Minute))
 	_, err := r.Mark(ctx, token(1, 1))
@@ -285,6 +291,7 @@ func (d *memDevice) Zero(off, n int64, _ bool) error {
 }
 
 func (d *memDevice) Trim(off, n int64) error { return d.Zero(off, n, true) }
+func (d *memDevice) Grow(int64) error        { return syscall.ENOSPC }
 func (d *memDevice) Flush() error            { return nil }
 func (d *memDevice) Size() int64             { return int64(len(d.b)) }
 func (d *memDevice) BlockSize() int64        { return 512 }

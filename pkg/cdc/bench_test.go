@@ -49,6 +49,7 @@ func (nowhere) ReadAt(p []byte, _ int64) (int, error)  { clear(p); return len(p)
 func (nowhere) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 func (nowhere) Zero(_, _ int64, _ bool) error          { return nil }
 func (nowhere) Trim(_, _ int64) error                  { return nil }
+func (nowhere) Grow(int64) error                       { return nil }
 func (nowhere) Flush() error                           { return nil }
 func (nowhere) Size() int64                            { return 256 << 20 }
 func (nowhere) BlockSize() int64                       { return 512 }
@@ -60,10 +61,11 @@ func (nowhere) Segments(off, n int64) ([]cdc.Segment, error) {
 func bench(b *testing.B, d cdc.Device, mode string, length int) {
 	journal := newMemJournal()
 	journal.discard = true
-	r := &rig{journal: journal, Recorder: cdc.NewRecorder(cdc.Options{
-		Device: d, Journal: journal, Budget: cdc.NewBudget(64 << 20), Compress: mode == "compressed",
+	l := openLog(b, filepath.Join(b.TempDir(), "log"), d.Size(), d.Flush)
+	clean(b, l)
+	r := &rig{journal: journal, log: l, Recorder: cdc.NewRecorder(cdc.Options{
+		Device: d, Activity: l, Budget: cdc.NewBudget(64 << 20), Compress: mode == "compressed",
 	})}
-	journal.onStored = r.Stored
 	r.run(b)
 	write := r.Write
 	if mode == "direct" {

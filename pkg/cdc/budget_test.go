@@ -215,34 +215,3 @@ func TestRangeLocksExclude(t *testing.T) {
 		t.Error("locks are left")
 	}
 }
-
-func TestExtents(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(5, 6))
-	for range 500 {
-		var x extents
-		var model [64]bool
-		for range 30 {
-			off := rnd.Int64N(64)
-			end := off + rnd.Int64N(64-off+1)
-			add := rnd.IntN(2) == 0
-			if add {
-				x = x.add(off, end)
-			} else {
-				x = x.remove(off, end)
-			}
-			for i := off; i < end; i++ {
-				model[i] = add
-			}
-		}
-		for i, in := range model {
-			if x.overlaps(int64(i), int64(i)+1) != in {
-				t.Fatalf("%v and byte %d: want %v", x, i, in)
-			}
-		}
-		for i := 1; i < len(x); i++ {
-			if x[i-1].end >= x[i].off || x[i].off >= x[i].end {
-				t.Fatalf("%v is not in order", x)
-			}
-		}
-	}
-}

@@ -3,16 +3,18 @@
 // journal.
 //
 // The guarantee: the frames of a volume's stream, applied in the stream's order to what the
-// volume held when they began (or to anything at all, once a region pass is done), give what the
-// device held at that position, byte for byte. For overlapping mutations the journal's order is the
-// device's order. A mutation takes these steps and never any other order:
+// volume held when they began (or to anything at all, once a pass over all of it is done), give what the
+// device held at that position, byte for byte, wherever the volume is Ready. For overlapping mutations the
+// journal's order is the device's order. A mutation takes these steps and never any other order:
 //
-//	hold gate → byte credit → range lock → device → append to the frame pipeline → acknowledge
+//	hold gate → byte credit → range lock → activity log → device → append to the frame pipeline → acknowledge
 //
 // An acknowledgement doesn't wait for the journal. What is acknowledged and not yet stored there
-// is the capture debt; it is bounded by a Budget, and when the journal is gone and the budget is
-// used up, mutations wait (reads go on). A crash loses the debt from memory and not from the device:
-// the next start has to run a region pass, which sends what the device holds.
+// is the capture debt; it is bounded by a Budget. When the journal is gone and the budget is used up,
+// mutations wait (Stall), or go on without being recorded (Track); reads go on in any case. Whatever can't
+// be told from the journal is a stale region of the activity log, which survives crashes: what a crash lost
+// from memory, what was tracked, and what a failing device left behind. Stale regions are read again, in
+// stream order, by a pass; until that is done the volume takes no part in barriers.
 //
 // A Mark in the stream is a cut: mutations that were acknowledged before the hold was confirmed lie
 // before it, mutations issued after the hold was confirmed lie behind it.
@@ -28,6 +30,7 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/farshore/farshore/pkg/cdc/activity"
 	"github.com/farshore/farshore/pkg/events"
 )
 
@@ -56,8 +59,10 @@ type Device interface {
 	// Flush makes every mutation that returned before durable. Behind an error it is unknown
 	// what of these will survive.
 	Flush() error
-	// Size is the device's size in bytes; it doesn't change.
+	// Size is the device's size in bytes; only Grow changes it.
 	Size() int64
+	// Grow makes the device longer, durably: a file is extended, a block device must have been made as long.
+	Grow(size int64) error
 	// BlockSize is the unit in bytes that writes are atomic in.
 	BlockSize() int64
 	// Segments tells what the range consists of: in order, without gaps, all of it. A device
@@ -82,17 +87,46 @@ type Journal interface {
 	Epoch() uint64
 }
 
-// Options are a Recorder's. Device and Journal are required.
-type Options struct {
-	Device  Device
-	Journal Journal
-	Budget  *Budget // of the process; nil: one of its own, DefaultBudget bytes
+// WhenBusGone tells what happens to mutations while nothing can be recorded.
+type WhenBusGone uint8
 
-	FrameBytes         int           // content at which a frame is closed; 0: events.MaxContent, which is also the most
-	Linger             time.Duration // age at which a frame is closed; 0: 2 ms
-	Compress           bool          // frames with S2, unless their content is incompressible
-	PassBytesPerSecond int64         // of a region pass; 0: unlimited
-	RetryEvery         time.Duration // between attempts to read a suspect region again; 0: 1 s
+// What happens to mutations while nothing is recorded, or the journal has stored nothing for as long as the
+// patience and the budget is used up.
+const (
+	Track WhenBusGone = iota // they go on; their regions are listed as stale, and sent later
+	Stall                    // they wait
+)
+
+// Tenure is what a Record begins with.
+type Tenure struct {
+	// Pass is what the first pass is called in the stream; 0: PassSeed as long as the volume was never sent
+	// as a whole, else PassResync. It sends what the activity log lists as stale.
+	Pass events.PassKind
+	// Size is the volume's size in bytes as the stream's Epoch tells it; 0: what it is now.
+	Size int64
+	// Hashes returns the SHA-256 of what the base of the stream's generation holds, for each
+	// repair.HashUnit of a range; fewer where the base ends. Units that are equal aren't sent. Set it only for
+	// the tenure that opened the generation, when nothing was recorded into that before. It is called again
+	// when it fails, unless with repair.ErrGone. Nil: everything that is stale is sent.
+	Hashes func(ctx context.Context, off, length int64) ([][32]byte, error)
+}
+
+// Options are a Recorder's. Device and Activity are required.
+type Options struct {
+	Device   Device
+	Activity *activity.Log // of the volume; the caller runs and closes it
+	Budget   *Budget       // of the process; nil: one of its own, DefaultBudget bytes
+
+	WhenBusGone WhenBusGone
+	Patience    time.Duration    // how long a mutation waits for a journal that stores nothing before Track goes on without; 0: 1 s
+	Final       func(error) bool // tells which errors of a journal stop the recorder, such as that of a fenced writer; nil: none
+
+	FrameBytes          int           // content at which a frame is closed; 0: events.MaxContent, which is also the most
+	Linger              time.Duration // age at which a frame is closed; 0: 2 ms
+	Compress            bool          // frames with S2, unless their content is incompressible
+	PassBytesPerSecond  int64         // of a region pass, and of a scrub that was asked for; 0: unlimited
+	ScrubBytesPerSecond int64         // of the scrub that always runs in the background; 0: none does
+	RetryEvery          time.Duration // between attempts to read a suspect region again; 0: 1 s
 
 	Log    *slog.Logger // nil: none
 	Meter  metric.Meter // nil: none
@@ -112,8 +146,10 @@ type Marked struct {
 	// Hold is how long admission was closed: from the first mutation withheld, or from the
 	// hold where none was, to the mark.
 	Hold time.Duration
-	// Stored waits until the mark is stored in the journal and returns its sequence. It may be
-	// called more than once.
+	// Journal is where the mark is.
+	Journal Journal
+	// Stored waits until the mark is stored in the journal and returns its sequence, or ErrNotReady where the
+	// mark was dropped. It may be called more than once.
 	Stored func(ctx context.Context) (seq uint64, err error)
 }
 
@@ -128,10 +164,12 @@ var (
 	// ErrNotHeld means that admission isn't closed for this token: it never was, its limit
 	// passed, or a newer token took over.
 	ErrNotHeld = errors.New("not held for this token")
-	// ErrNotReady means that the volume may not vote: a pass is open or a region is suspect.
+	// ErrNotReady means that the volume may not vote: a pass is open, a region is stale, or nothing is recorded.
 	ErrNotReady = errors.New("volume is not ready for a barrier")
 	// ErrStopped means that the recorder doesn't run any more.
 	ErrStopped = fmt.Errorf("recorder has stopped: %w", syscall.EIO)
+	// ErrDetached means that nothing is recorded: no Record runs, or its journal stores nothing.
+	ErrDetached = errors.New("volume is not being recorded")
 	// ErrLocked means that another process has the device.
 	ErrLocked = errors.New("device is in use by another process")
 )

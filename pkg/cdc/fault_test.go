@@ -142,10 +142,14 @@ func TestDeviceErrorsArePassedOn(t *testing.T) {
 // [I] A fenced tap answers EIO: also who waits already, and nothing reaches the device any more.
 func TestFencedAnswersEIO(t *testing.T) {
 	errFenced := errors.New("fenced")
-	r := newRig(t, 4<<20, func(o *cdc.Options) { o.Budget = cdc.NewBudget(64 << 10) })
+	r := newRig(t, 4<<20, func(o *cdc.Options) {
+		o.Budget = cdc.NewBudget(64 << 10)
+		o.Final = func(err error) bool { return errors.Is(err, errFenced) }
+	})
 	r.journal.stuck = true
 	ended := make(chan error, 1)
-	go func() { ended <- r.Recorder.Run(deadline(t)) }()
+	go func() { ended <- r.Record(deadline(t), r.journal, cdc.Tenure{}) }()
+	r.awaitReady(t)
 	ctx := deadline(t)
 	// Fill the budget, so that the last one waits.
 	waiting := make(chan error, 1)
@@ -164,7 +168,7 @@ func TestFencedAnswersEIO(t *testing.T) {
 	m, err := r.Mark(ctx, token(1, 1))
 	must(t, err)
 	r.journal.set(func() { r.journal.err = errFenced })
-	wantIs(t, "Run", <-ended, errFenced)
+	wantIs(t, "Record", <-ended, errFenced)
 	wantIs(t, "a write that waited", <-waiting, syscall.EIO)
 	_, err = m.Stored(ctx)
 	wantIs(t, "mark", err, errFenced)
@@ -280,7 +284,7 @@ func TestCreditIsHeldUntilStored(t *testing.T) {
 	must(t, r.Hold(token(1, 1), time.Minute))
 	m, err := r.Mark(ctx, token(1, 1))
 	must(t, err)
-	eventually(t, "mark appended", func() bool { r.journal.mu.Lock(); defer r.journal.mu.Unlock(); return r.journal.last == 2 })
+	eventually(t, "mark appended", func() bool { r.journal.mu.Lock(); defer r.journal.mu.Unlock(); return r.journal.last == 3 }) // behind PassDone
 	if used := budget.Used(); used < 100<<10 {
 		t.Errorf("%d bytes are held", used)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +22,8 @@ var zeroBytes [zeroChunk]byte
 // reads as zero; where a file system or a device can't punch, zeros are written.
 type file struct {
 	f         *os.File
-	size      int64
+	size      atomic.Int64
+	path      string
 	blockSize int64
 	aligned   bool // a block device: it zeroes whole blocks
 	segments  bool // SEEK_HOLE tells something
@@ -74,7 +76,7 @@ func openFile(path string, size int64) (_ *file, err error) {
 		}
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	d := &file{f: f, blockSize: sectorSize}
+	d := &file{f: f, path: path, blockSize: sectorSize}
 	if block {
 		err = d.measureDevice(size)
 	} else {
@@ -95,10 +97,10 @@ func (d *file) measureDevice(size int64) error {
 	if size > have {
 		return fmt.Errorf("device has %d bytes, not the %d that are asked for", have, size)
 	}
-	d.size = have
-	if size > 0 {
-		d.size = size
+	if size == 0 {
+		size = have
 	}
+	d.size.Store(size)
 	block, err := unix.IoctlGetInt(int(d.f.Fd()), unix.BLKSSZGET)
 	if err != nil {
 		return fmt.Errorf("read logical block size: %w", err)
@@ -112,23 +114,24 @@ func (d *file) measureFile(path string, size int64) error {
 	if err != nil {
 		return err
 	}
-	d.size = info.Size()
+	have := info.Size()
 	switch {
-	case d.size == 0 && size > 0:
+	case have == 0 && size > 0:
 		if err := d.f.Truncate(size); err != nil {
 			return err
 		}
 		if err := syncNew(d.f, filepath.Dir(path)); err != nil {
 			return err
 		}
-		d.size = size
-	case d.size == 0:
+		have = size
+	case have == 0:
 		return errors.New("file is empty and no size is given")
-	case d.size%sectorSize != 0:
-		return fmt.Errorf("file has %d bytes, no multiple of %d; extend it with truncate", d.size, sectorSize)
-	case size != 0 && size != d.size:
-		return fmt.Errorf("file has %d bytes, not the %d that are asked for; the size of a volume can't be changed here", d.size, size)
+	case have%sectorSize != 0:
+		return fmt.Errorf("file has %d bytes, no multiple of %d; extend it with truncate", have, sectorSize)
+	case size != 0 && size != have:
+		return fmt.Errorf("file has %d bytes, not the %d that are asked for; open it as it is, and let the volume grow", have, size)
 	}
+	d.size.Store(have)
 	return nil
 }
 
@@ -181,9 +184,41 @@ func (d *file) Flush() error {
 	return nil
 }
 
-func (d *file) Size() int64      { return d.size }
+func (d *file) Size() int64      { return d.size.Load() }
 func (d *file) BlockSize() int64 { return d.blockSize }
 func (d *file) Close() error     { return d.f.Close() }
+
+// Grow extends a file with a hole. A block device must have been made as long; only its beginning is used.
+func (d *file) Grow(size int64) error {
+	if size < d.size.Load() || size%sectorSize != 0 {
+		return fmt.Errorf("grow device %s from %d to %d bytes: no growth by whole sectors", d.path, d.size.Load(), size)
+	}
+	if d.aligned {
+		have, err := d.f.Seek(0, io.SeekEnd)
+		if err != nil {
+			return fmt.Errorf("measure device %s: %w", d.path, err)
+		}
+		if have < size {
+			return fmt.Errorf("device %s has %d bytes, not %d: extend it first", d.path, have, size)
+		}
+		d.size.Store(size)
+		return nil
+	}
+	info, err := d.f.Stat()
+	if err != nil {
+		return fmt.Errorf("grow device: %w", err)
+	}
+	if info.Size() < size { // else somebody has extended it already
+		if err := d.f.Truncate(size); err != nil {
+			return fmt.Errorf("grow device: %w", err)
+		}
+		if err := d.f.Sync(); err != nil {
+			return fmt.Errorf("grow device: %w", err)
+		}
+	}
+	d.size.Store(size)
+	return nil
+}
 
 func (d *file) Trim(off, length int64) error { return d.Zero(off, length, true) }
 

@@ -21,7 +21,8 @@ const (
 // told in fewer operations, as long as their effect in order is the same.
 type openFrame struct {
 	ops     []events.Op
-	content []byte // of the writes, in order, concatenated
+	content []byte      // of the writes, in order, concatenated
+	buf     frameBuffer // that content is in; nil where there is none
 	opened  time.Time
 	live    bool  // something in it was asked for by a front
 	bytes   int64 // of content written by fronts

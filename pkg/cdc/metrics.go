@@ -36,9 +36,11 @@ func (r *Recorder) observe(m metric.Meter) (stop func(), err error) {
 		metric.WithDescription("acknowledged to the application, not yet stored in the journal"))
 	debtAge, err4 := m.Float64ObservableGauge("farshore.capture.debt.seconds", metric.WithUnit("s"),
 		metric.WithDescription("age of the oldest such byte"))
+	stale, err6 := m.Int64ObservableGauge("farshore.capture.stale.bytes", metric.WithUnit("By"),
+		metric.WithDescription("of the volume, that have to be sent again"))
 	progress, err5 := m.Float64ObservableGauge("farshore.pass.progress", metric.WithUnit("1"),
 		metric.WithDescription("how far an open region pass has come; 1 where none is open"))
-	for _, err := range []error{err0, err1, err2, err3, err4, err5} {
+	for _, err := range []error{err0, err1, err2, err3, err4, err5, err6} {
 		if err != nil {
 			return nil, err
 		}
@@ -49,7 +51,8 @@ func (r *Recorder) observe(m metric.Meter) (stop func(), err error) {
 		o.ObserveInt64(bytes, r.count.bytes.Load(), labels)
 		o.ObserveInt64(operations, r.count.operations.Load(), labels)
 		o.ObserveInt64(frames, r.pipe.frames.Load(), labels)
-		debt, since := r.pipe.debt()
+		o.ObserveInt64(stale, r.log.StaleBytes(), labels)
+		debt, since := r.debt()
 		o.ObserveInt64(debtBytes, debt, labels)
 		o.ObserveFloat64(debtAge, age(since).Seconds(), labels)
 		ratio := 1.0
@@ -58,7 +61,7 @@ func (r *Recorder) observe(m metric.Meter) (stop func(), err error) {
 		}
 		o.ObserveFloat64(progress, ratio, labels)
 		return nil
-	}, bytes, operations, frames, debtBytes, debtAge, progress)
+	}, bytes, operations, frames, debtBytes, debtAge, stale, progress)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ func TestMetrics(t *testing.T) {
 		"farshore.captured.bytes":      10000,
 		"farshore.captured.operations": 2,
 		"farshore.frames":              1,
+		"farshore.capture.stale.bytes": 0,
 		"farshore.capture.debt.bytes":  10000,
 		"farshore.pass.progress":       1,
 	} {

@@ -30,7 +30,7 @@ func TestJournalEqualsDeviceUnderRandomLoad(t *testing.T) {
 					must(t, err)
 				}
 			}
-			r.StartPass(events.PassSeed)
+			r.pass(events.PassSeed)
 			r.run(t)
 			var load sync.WaitGroup
 			for range 24 {
@@ -106,8 +106,8 @@ func TestOrderOfSteps(t *testing.T) {
 	}()
 	step("released")
 	r.Release(events.Token{Epoch: 1, Barrier: 1})
-	must(t, <-acknowledged)
 	r.run(t)
+	must(t, <-acknowledged)
 	r.check(t, make([]byte, 1<<20))
 	if want := []string{"released", "write 0", "flush 0", "acknowledged"}; !slices.Equal(steps, want) {
 		t.Errorf("steps %q, want %q", steps, want)
@@ -119,6 +119,7 @@ func TestOrderOfSteps(t *testing.T) {
 func TestAcknowledgementFollowsPipeline(t *testing.T) {
 	r := newRig(t, 4<<20, nil)
 	ctx := deadline(t)
+	must(t, r.Attach(r.journal))
 	acknowledged := make(chan int, 8)
 	var writes sync.WaitGroup
 	written := make(chan struct{}, 8)
@@ -140,9 +141,13 @@ func TestAcknowledgementFollowsPipeline(t *testing.T) {
 		t.Fatalf("write %d was acknowledged without a place in the pipeline", i)
 	default:
 	}
-	r.run(t)
+	ctx, end := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- r.Work(ctx, r.journal) }()
 	writes.Wait()
 	r.check(t, make([]byte, 4<<20))
+	end()
+	must(t, <-ended)
 }
 
 func TestOutOfRangeTouchesNothing(t *testing.T) {
@@ -163,7 +168,7 @@ func TestOutOfRangeTouchesNothing(t *testing.T) {
 		}
 	}
 	r.drain(t)
-	if calls != 0 || len(r.journal.events(t)) != 0 {
+	if calls != 0 || len(r.journal.events(t)) != 1 { // PassDone
 		t.Errorf("%d calls reached the device, %d events the journal", calls, len(r.journal.events(t)))
 	}
 }

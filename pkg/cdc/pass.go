@@ -2,12 +2,15 @@ package cdc
 
 import (
 	"context"
-	"crypto/sha256"
+	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/farshore/farshore/pkg/cdc/activity"
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/repair"
 )
 
 // holeStep is how much of a hole one operation of a pass covers at most, in bytes: that range is
@@ -18,288 +21,278 @@ const holeStep = 1 << 30
 // and little enough that what fronts write and the marks of barriers needn't wait long behind them.
 const passWindow = 16 << 20
 
-// pass reads the volume region by region, in stream order, beside live mutations: under a region's
-// lock nothing can change it, and everything that did is in the pipeline already; so what is read
-// is what the volume holds at the position where it is appended.
+// pass sends what the activity log lists as stale, in stream order, beside live mutations: under the lock
+// of a range nothing can change it, and everything that did is in the pipeline already; so what is read
+// is what the volume holds at the position where it is appended. Stale is what an earlier process may
+// have left unsent, what was written while nothing was recorded, and where the device failed a mutation.
 //
-// It also keeps the suspect ranges: those that may differ from the journal, because a mutation failed
-// and the device couldn't tell what it holds now. They are read again until that succeeds.
+// When nothing is stale and a scrub is due, it sends hashes.
 type pass struct {
-	dev   Device
-	pipe  *pipeline
-	locks *rangeLocks
-	share *share
-	rate  int64
-	retry time.Duration
-	log   *slog.Logger
-	wake  chan struct{}
+	dev     Device
+	pipe    *pipeline
+	locks   *rangeLocks
+	share   *share
+	stale   *activity.Log
+	size    func() int64
+	rate    int64
+	retry   time.Duration
+	log     *slog.Logger
+	wake    chan struct{}
+	compare atomic.Pointer[comparison] // of the Record that runs; nil: none
 
-	mu       sync.Mutex
-	data     events.PassKind // asked for or running: PassSeed or PassResync; 0: none
-	asked    int             // increases when data is asked for
-	scrub    bool            // asked for or running
-	now      events.Progress // of what runs
-	regions  uint64
-	bytes    uint64
-	suspects extents
-	reading  bool // a range was taken out of suspects and isn't appended yet
-	unsynced bool // a flush failed: suspects are read only when one succeeded
-	buf      []byte
+	mu          sync.Mutex
+	kind        events.PassKind // of the open pass of data; 0: none is
+	done, part  int64           // bytes passed: in regions that are complete, and of the one that isn't
+	regions     uint64
+	bytes       uint64
+	missedBytes int64 // written while nothing was recorded, and not sent yet
+	missedSince time.Time
+	scrub       scrub
 }
 
-func (p *pass) start(kind events.PassKind) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if kind == events.PassScrub {
-		p.scrub = true
-	} else {
-		p.data = kind
-		p.asked++
+func newPass(r *Recorder) *pass {
+	return &pass{
+		dev: r.o.Device, pipe: r.pipe, locks: &r.locks, share: r.share, stale: r.log, size: r.Size,
+		rate: r.o.PassBytesPerSecond, retry: r.o.RetryEvery, log: r.o.Log, wake: make(chan struct{}, 1),
+		scrub: scrub{rate: r.o.ScrubBytesPerSecond},
 	}
-	signal(p.wake)
 }
 
-// suspect notes that a range may differ from the journal.
-func (p *pass) suspect(off, length int64) {
+// attach opens the pass that a Record begins with.
+func (p *pass) attach(t Tenure) {
+	p.compare.Store(newComparison(t, p.size()))
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.suspects = p.suspects.add(off, off+length)
-	signal(p.wake)
+	p.begin(t.Pass)
+	p.scrub.restart()
 }
 
-// suspectAll notes that a flush failed: what any earlier mutation left is unknown.
-func (p *pass) suspectAll() {
+// again opens a pass over what became stale while nothing was recorded.
+func (p *pass) again() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.unsynced = true
-	p.suspects = extents{{0, p.dev.Size()}}
-	signal(p.wake)
+	p.begin(0)
+	p.scrub.restart()
 }
 
-// ready tells whether everything the volume holds is in the pipeline.
-func (p *pass) ready() bool {
+// begin opens a pass of the given kind; 0: the one that fits.
+func (p *pass) begin(kind events.PassKind) {
+	if kind == 0 {
+		kind = events.PassSeed
+		if p.stale.Seeded() {
+			kind = events.PassResync
+		}
+	}
+	p.kind, p.done, p.part, p.regions, p.bytes = kind, 0, 0, 0, 0
+}
+
+// open tells whether a pass of data is open.
+func (p *pass) open() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.data == 0 && len(p.suspects) == 0 && !p.reading
+	return p.kind != 0
+}
+
+// stir makes the pass look at what there is to do.
+func (p *pass) stir() { signal(p.wake) }
+
+// appended notes a mutation that is in the pipeline.
+func (p *pass) appended(off, length int64) {
+	if c := p.compare.Load(); c != nil {
+		c.touch(off, length)
+	}
+}
+
+// missed notes that a range holds something that isn't in the pipeline, written just now by a front or not. It
+// is called before the range becomes stale.
+func (p *pass) missed(off, length int64, written bool) {
+	if c := p.compare.Load(); c != nil {
+		c.exclude(off, length)
+	}
+	if !written {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.missedBytes == 0 {
+		p.missedSince = time.Now()
+	}
+	p.missedBytes += length
+}
+
+// interrupted notes that something of what was appended, or of what the device took, is lost.
+func (p *pass) interrupted() {
+	if c := p.compare.Load(); c != nil {
+		c.excludeTouched()
+	}
+}
+
+// debt is what was written and isn't in the pipeline: the bytes, at most, and since when.
+func (p *pass) debt() (bytes int64, since time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return min(p.missedBytes, p.stale.StaleBytes()), p.missedSince
 }
 
 func (p *pass) progress() events.Progress {
+	stale := p.stale.StaleBytes()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.now.Pass == 0 && p.data != 0 {
-		return events.Progress{Pass: p.data, Total: p.dev.Size()}
+	if p.kind != 0 {
+		return events.Progress{Pass: p.kind, Done: p.done + min(p.part, stale), Total: p.done + stale}
 	}
-	return p.now
+	return p.scrub.progress()
 }
 
 // run works until ctx ends or the pipeline refuses.
 func (p *pass) run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		p.mu.Lock()
-		kind, asked, suspects := p.data, p.asked, len(p.suspects) > 0
-		if kind == 0 && p.scrub {
-			kind = events.PassScrub
-		}
-		p.mu.Unlock()
 		var err error
 		switch {
-		case kind == events.PassScrub && !suspects:
-			err = p.whole(ctx, kind, asked)
-		case kind == events.PassSeed, kind == events.PassResync:
-			err = p.whole(ctx, kind, asked)
-		case suspects:
-			err = p.clear(ctx, asked)
+		case !p.pipe.recording.Load():
+			wait(ctx, p.wake)
+		case p.open() || p.stale.StaleBytes() > 0:
+			err = p.resend(ctx)
+		case p.scrubDue():
+			err = p.sendHashes(ctx)
 		default:
 			wait(ctx, p.wake)
 		}
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errDropped) && !errors.Is(err, errExcused) {
 			return err
 		}
 	}
 	return nil
 }
 
-// whole passes the whole volume and ends with PassDone. It leaves early when a new pass of data is
-// asked for.
-func (p *pass) whole(ctx context.Context, kind events.PassKind, asked int) error {
+// resend passes over everything that is stale until nothing is, and ends with PassDone.
+func (p *pass) resend(ctx context.Context) error {
+	round, _ := p.pipe.now()
 	p.mu.Lock()
-	p.now = events.Progress{Pass: kind, Total: p.dev.Size()}
-	p.regions, p.bytes = 0, 0
+	if p.kind == 0 {
+		p.begin(0)
+	}
+	kind := p.kind
 	p.mu.Unlock()
-	p.log.Info("pass started", "kind", passName(kind), "bytes", p.dev.Size())
-	begun := time.Now()
-	read := int64(0)
-	for off := int64(0); off < p.dev.Size(); {
-		n, data, err := p.region(ctx, kind, off, p.dev.Size())
-		if err != nil {
-			return err
-		}
-		off += n
-		read += data
-		p.mu.Lock()
-		p.now.Done = off
-		p.regions++
-		again := p.asked != asked
-		p.mu.Unlock()
-		if again {
-			return nil
-		}
-		if err := p.throttle(ctx, begun, read); err != nil {
-			return err
-		}
-	}
-	if kind != events.PassScrub {
-		if done, err := p.settled(ctx, asked); err != nil || !done {
-			return err
-		}
-	}
-	return p.finish(kind, asked)
-}
-
-// settled works on the suspect ranges until there is none; false when a new pass was asked for.
-func (p *pass) settled(ctx context.Context, asked int) (bool, error) {
-	for {
-		p.mu.Lock()
-		suspects, again := len(p.suspects) > 0, p.asked != asked
-		p.mu.Unlock()
-		if again || !suspects {
-			return !again, nil
-		}
-		if err := p.clear(ctx, asked); err != nil {
-			return false, err
+	p.log.Info("pass started", "kind", passName(kind), "bytes", p.stale.StaleBytes())
+	t := throttle{rate: p.rate, begun: time.Now()}
+	for cursor, failed := int64(0), false; ; {
+		off, n, ok := p.stale.NextStale(cursor)
+		switch {
+		case ok:
+			end := off + n
+			for off < end {
+				n, intact, err := p.some(ctx, round, off, end, &t)
+				if err != nil {
+					return err
+				}
+				off += n
+				failed = failed || !intact
+			}
+			cursor = end
+		case cursor == 0:
+			return p.finish(round, kind)
+		default:
+			cursor = 0
+			if failed {
+				failed = false
+				if err := sleep(ctx, p.retry); err != nil {
+					return err
+				}
+			}
 		}
 	}
 }
 
-func (p *pass) finish(kind events.PassKind, asked int) error {
+func (p *pass) finish(round uint64, kind events.PassKind) error {
 	p.mu.Lock()
 	done := &events.PassDone{Pass: kind, Regions: p.regions, Bytes: p.bytes}
 	p.mu.Unlock()
-	if _, err := p.pipe.put(done, 0); err != nil {
+	_, err := p.pipe.put(&item{event: done, then: func(uint64) { p.seeded() }}, round)
+	if err != nil {
 		return err
 	}
 	p.mu.Lock()
-	if kind == events.PassScrub {
-		p.scrub = false
-	} else if p.asked == asked {
-		p.data = 0
-	}
-	p.now = events.Progress{}
+	p.kind, p.missedBytes = 0, 0
 	p.mu.Unlock()
 	p.log.Info("pass done", "kind", passName(kind), "regions", done.Regions, "bytes", done.Bytes)
 	return nil
 }
 
-// clear tries every suspect range once, and waits a little where that didn't clear all.
-func (p *pass) clear(ctx context.Context, asked int) error {
-	p.mu.Lock()
-	unsynced := p.unsynced
-	ranges := append(extents(nil), p.suspects...)
-	p.mu.Unlock()
-	if unsynced {
-		p.mu.Lock()
-		p.unsynced = false
-		p.mu.Unlock()
-		if err := p.dev.Flush(); err != nil {
-			p.mu.Lock()
-			p.unsynced = true
-			p.mu.Unlock()
-			return p.pause(ctx)
-		}
+func (p *pass) seeded() {
+	if p.stale.Seeded() {
+		return
 	}
-	for _, e := range ranges {
-		for off := e.off; off < e.end; {
-			n, _, err := p.region(ctx, events.PassResync, off, e.end)
-			if err != nil {
-				return err
-			}
-			off += n
-			p.mu.Lock()
-			again := p.asked != asked
-			p.mu.Unlock()
-			if again {
-				return nil
-			}
-		}
+	if err := p.stale.SetSeeded(); err != nil {
+		p.log.Error("the activity log can't note that the volume was seeded; a restart calls its next pass a seed again", "error", err)
 	}
-	p.mu.Lock()
-	left := len(p.suspects)
-	p.mu.Unlock()
-	if left == 0 {
-		return nil
-	}
-	return p.pause(ctx)
 }
 
-func (p *pass) pause(ctx context.Context) error { return sleep(ctx, p.retry) }
-
-// region passes what begins at off and ends at limit at the latest: one region, or a hole. It returns
-// how far it came, and how many bytes of data it read. A device that can't be read leaves the region
-// suspect and is no error.
-func (p *pass) region(ctx context.Context, kind events.PassKind, off, limit int64) (n, read int64, err error) {
-	if kind != events.PassScrub {
-		if n, err = p.hole(ctx, off, limit); n > 0 || err != nil {
-			return n, 0, err
-		}
+// some passes what begins at off and ends at end at the latest: one region, or those that are one hole. It
+// returns how far it came. A device that can't be read leaves the region stale and is no error.
+func (p *pass) some(ctx context.Context, round uint64, off, end int64, t *throttle) (n int64, intact bool, err error) {
+	n, err = p.hole(ctx, round, off, end)
+	intact = n > 0
+	if err == nil && n == 0 {
+		n = min(activity.RegionSize, end-off)
+		intact, err = p.region(ctx, round, off, n, end, t)
 	}
-	n = min(int64(p.pipe.frameBytes), limit-off, max(zeroUnit, (p.share.most()-opCost)/zeroUnit*zeroUnit))
-	if err := p.pipe.awaitPassed(ctx, min(passWindow, p.share.most()/2)); err != nil {
-		return 0, 0, err
-	}
-	if err := p.share.acquire(ctx, n+opCost); err != nil {
-		return 0, 0, err
-	}
-	lock, err := p.locks.lock(ctx, off, n)
 	if err != nil {
-		p.share.release(n + opCost)
-		return 0, 0, err
+		return 0, false, err
 	}
-	defer p.locks.unlock(lock)
-	p.begin(off, n, kind)
-	if p.buf == nil {
-		p.buf = make([]byte, p.pipe.frameBytes)
+	if !intact {
+		p.passed(0, 0)
+		return n, false, nil
 	}
-	buf := p.buf[:n]
-	if _, err := p.dev.ReadAt(buf, off); err != nil {
-		p.share.release(n + opCost)
-		p.log.Error("read region failed; the volume takes no part in barriers until it succeeds", "offset", off, "bytes", n, "error", err)
-		p.end(off, n, false)
-		return n, n, nil
+	err = p.pipe.at(round, func(place uint64) { p.stale.Resent(off, n, place) })
+	p.passed(n, (n+activity.RegionSize-1)/activity.RegionSize)
+	if c := p.compare.Load(); c != nil && err == nil {
+		c.exclude(off, n)
 	}
-	if kind == events.PassScrub {
-		_, err = p.pipe.put(&events.RegionHash{Offset: off, Length: n, Hash: sha256.Sum256(buf)}, n+opCost)
-	} else {
-		err = p.pipe.append(events.Op{Kind: events.OpWrite, Offset: off, Length: n}, buf, n+opCost, false)
-		p.count(n)
-	}
-	p.end(off, n, true)
-	return n, n, err
+	return n, true, err
 }
 
-// hole appends the hole that begins at off, if one does that is worth it. It returns its length, or 0.
-func (p *pass) hole(ctx context.Context, off, limit int64) (int64, error) {
-	end := min(limit, off+holeStep)
-	n := p.holeAt(off, end)
-	if n < min(int64(p.pipe.frameBytes), limit-off) {
-		return 0, nil // it is read like data: zeros are found later
+// passed notes that regions are complete, or that the one that was begun won't be.
+func (p *pass) passed(n, regions int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done += n
+	p.regions += uint64(regions)
+	p.part = 0
+}
+
+// hole appends the hole that begins at off, where it fills regions. It returns its length, or 0.
+func (p *pass) hole(ctx context.Context, round uint64, off, end int64) (int64, error) {
+	n := p.holeAt(off, min(end, off+holeStep))
+	if off+n < end {
+		n = n / activity.RegionSize * activity.RegionSize
 	}
+	if n == 0 {
+		return 0, nil
+	}
+	sent, err := p.zero(ctx, round, off, n)
+	if !sent {
+		n = 0 // somebody wrote into it before it was locked
+	}
+	return n, err
+}
+
+// zero appends a range as zeros if that is a hole.
+func (p *pass) zero(ctx context.Context, round uint64, off, n int64) (bool, error) {
 	if err := p.share.acquire(ctx, opCost); err != nil {
-		return 0, err
+		return false, err
 	}
 	lock, err := p.locks.lock(ctx, off, n)
 	if err != nil {
 		p.share.release(opCost)
-		return 0, err
+		return false, err
 	}
 	defer p.locks.unlock(lock)
 	if p.holeAt(off, off+n) != n {
 		p.share.release(opCost)
-		return 0, nil // somebody wrote into it before it was locked
+		return false, nil
 	}
-	p.begin(off, n, events.PassResync)
-	err = p.pipe.append(events.Op{Kind: events.OpZero, Offset: off, Length: n}, nil, opCost, false)
-	p.end(off, n, true)
-	return n, err
+	return true, p.append(events.Op{Kind: events.OpZero, Offset: off, Length: n}, nil, opCost, round)
 }
 
 // holeAt is how many bytes from off on are known to be zero without reading them.
@@ -318,53 +311,130 @@ func (p *pass) holeAt(off, end int64) int64 {
 	return n
 }
 
-// begin takes a range out of the suspects before it is read, so that what becomes suspect
-// meanwhile stays in.
-func (p *pass) begin(off, n int64, kind events.PassKind) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if kind != events.PassScrub {
-		p.reading = p.suspects.overlaps(off, off+n)
-		p.suspects = p.suspects.remove(off, off+n)
+// region passes one region: unit by unit, each under its own lock, and with credit that it took before. What
+// changes one that was passed already is in the pipeline behind it, or makes the region stale anew. The
+// run of stale regions that it belongs to ends at limit.
+func (p *pass) region(ctx context.Context, round uint64, off, length, limit int64, t *throttle) (intact bool, err error) {
+	for end := off + length; off < end; {
+		n := min(repair.HashUnit, end-off)
+		same, intact, err := p.same(ctx, round, off, n, limit)
+		if err != nil || !intact {
+			return false, err
+		}
+		if !same {
+			if intact, err := p.unit(ctx, round, off, n); err != nil || !intact {
+				return false, err
+			}
+		}
+		off += n
+		p.mu.Lock()
+		p.part += n
+		p.mu.Unlock()
+		if err := t.wait(ctx, n, nil); err != nil {
+			return false, err
+		}
 	}
+	return true, nil
 }
 
-func (p *pass) end(off, n int64, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.reading = false
-	if !ok {
-		p.suspects = p.suspects.add(off, off+n)
+// unit sends a range as data, as many bytes at once as a frame holds and the budget always has.
+func (p *pass) unit(ctx context.Context, round uint64, off, length int64) (intact bool, err error) {
+	most := min(int64(p.pipe.frameBytes), max(zeroUnit, (p.share.most()-opCost)/zeroUnit*zeroUnit))
+	for end := off + length; off < end; {
+		n := min(most, end-off)
+		if err := p.pipe.awaitPassed(ctx, min(passWindow, p.share.most()/2)); err != nil {
+			return false, err
+		}
+		if p.holeAt(off, off+n) == n {
+			sent, err := p.zero(ctx, round, off, n)
+			if err != nil {
+				return false, err
+			}
+			if sent {
+				off += n
+				continue
+			}
+		}
+		if intact, err := p.data(ctx, round, off, n); err != nil || !intact {
+			return false, err
+		}
+		off += n
 	}
+	return true, nil
 }
 
-func (p *pass) count(n int64) {
+func (p *pass) data(ctx context.Context, round uint64, off, n int64) (intact bool, err error) {
+	credit := n + opCost
+	if err := p.share.acquire(ctx, credit); err != nil {
+		return false, err
+	}
+	lock, err := p.locks.lock(ctx, off, n)
+	if err != nil {
+		p.share.release(credit)
+		return false, err
+	}
+	defer p.locks.unlock(lock)
+	buf := buffers.Get().(frameBuffer)
+	defer buffers.Put(buf)
+	if !p.read(buf[:n], off) {
+		p.share.release(credit)
+		return false, nil
+	}
+	if err := p.append(events.Op{Kind: events.OpWrite, Offset: off, Length: n}, buf[:n], credit, round); err != nil {
+		return false, err
+	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.bytes += uint64(n)
+	p.mu.Unlock()
+	return true, nil
 }
 
-// throttle waits as long as the pass is ahead of its rate.
-func (p *pass) throttle(ctx context.Context, begun time.Time, read int64) error {
-	if p.rate <= 0 {
+func (p *pass) read(b []byte, off int64) bool {
+	_, err := p.dev.ReadAt(b, off)
+	if err != nil {
+		p.log.Error("read region failed; the volume takes no part in barriers until it succeeds", "offset", off, "bytes", len(b), "error", err)
+	}
+	return err == nil
+}
+
+func (p *pass) append(op events.Op, data []byte, credit int64, round uint64) error {
+	place, err := p.pipe.append(op, data, credit, round)
+	if err == nil && place == 0 {
+		err = errDropped
+	}
+	return err
+}
+
+// throttle keeps to a rate.
+type throttle struct {
+	rate  int64 // bytes per second; 0: unlimited
+	begun time.Time
+	bytes int64
+}
+
+// wait takes n bytes into account and waits as long as that is ahead of the rate, or until it is woken.
+func (t *throttle) wait(ctx context.Context, n int64, wake <-chan struct{}) error {
+	if t.bytes += n; t.rate <= 0 {
 		return nil
 	}
-	ahead := time.Duration(float64(read)/float64(p.rate)*float64(time.Second)) - time.Since(begun)
+	ahead := time.Duration(float64(t.bytes)/float64(t.rate)*float64(time.Second)) - time.Since(t.begun)
 	if ahead <= 0 {
 		return nil
 	}
-	return sleep(ctx, ahead)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
+	timer := time.NewTimer(ahead)
+	defer timer.Stop()
 	select {
-	case <-t.C:
-		return nil
+	case <-timer.C:
+	case <-wake:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := throttle{rate: int64(time.Second), begun: time.Now()}
+	return t.wait(ctx, int64(d), nil)
 }
 
 func passName(k events.PassKind) string {

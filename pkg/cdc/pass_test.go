@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,7 +26,7 @@ func TestSeedOfSparseVolume(t *testing.T) {
 		_, err := r.dev.Device.WriteAt(pattern(1<<20, 9), off)
 		must(t, err)
 	}
-	r.StartPass(events.PassSeed)
+	r.pass(events.PassSeed)
 	r.run(t)
 	r.awaitReady(t)
 	r.drain(t)
@@ -63,33 +64,35 @@ func TestPassCoversEverything(t *testing.T) {
 	must(t, err)
 	_, err = r.dev.Device.WriteAt(pattern(512, 6), size-512)
 	must(t, err)
-	r.StartPass(events.PassResync)
+	r.pass(events.PassResync)
 	r.run(t)
 	r.awaitReady(t)
 	r.check(t, pattern(size, 0xee))
 }
 
-// A pass that is asked for again begins again, and ends once.
-func TestPassBeginsAgain(t *testing.T) {
-	r := newRig(t, 4<<20, func(o *cdc.Options) { o.FrameBytes = 64 << 10 })
-	must(t, writeAll(r.dev.Device, pattern(4<<20, 3)))
+// What becomes stale in a pass is sent in the same one, even behind it; it ends once.
+func TestPassFollowsWhatBecomesStale(t *testing.T) {
+	const size = 16 << 20
+	r := newRig(t, size, func(o *cdc.Options) { o.FrameBytes = 64 << 10 })
+	must(t, writeAll(r.dev.Device, pattern(size, 3)))
 	asked := false
 	r.dev.before = func(call string, off, _ int64) error {
-		if call == "read" && off >= 1<<20 && !asked {
+		if call == "read" && off >= 9<<20 && !asked {
 			asked = true
-			r.StartPass(events.PassResync)
+			must(t, r.Heal(1<<20, 1<<20))
+			must(t, r.Heal(9<<20, 1<<20)) // in the region that is being sent
 		}
 		return nil
 	}
-	r.StartPass(events.PassSeed)
+	r.pass(events.PassSeed)
 	r.run(t)
 	r.awaitReady(t)
-	r.check(t, pattern(4<<20, 0xee))
+	r.check(t, pattern(size, 0xee))
 	all := r.journal.events(t)
 	if n := count[*events.PassDone](all); n != 1 {
 		t.Errorf("%d PassDone", n)
 	}
-	if done := all[len(all)-1].(*events.PassDone); done.Pass != events.PassResync || done.Regions != 64 {
+	if done := all[len(all)-1].(*events.PassDone); done.Pass != events.PassSeed || done.Bytes != size+8<<20 {
 		t.Errorf("%+v", done)
 	}
 }
@@ -100,12 +103,12 @@ func TestScrub(t *testing.T) {
 	r := newRig(t, 1<<20, nil).run(t)
 	ctx := deadline(t)
 	must(t, r.Write(ctx, pattern(300<<10, 4), 100<<10, false))
-	r.StartPass(events.PassScrub)
+	number := r.Scrub()
 	if ready, _ := r.Ready(); !ready {
 		t.Error("a scrub keeps the volume from voting")
 	}
 	must(t, r.Write(ctx, pattern(300<<10, 5), 600<<10, false))
-	eventually(t, "PassDone", func() bool { return count[*events.PassDone](r.journal.events(t)) == 1 })
+	eventually(t, "PassDone", func() bool { s, ok := r.Scrubbed(number); return ok && s.Seq != 0 })
 	image := make([]byte, 1<<20)
 	next := int64(0)
 	for _, e := range r.journal.events(t) {
@@ -128,11 +131,11 @@ func TestPassRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := blank(8 << 20)
 		copy(d.b, bytes.Repeat([]byte{1}, 8<<20))
-		r := cdc.NewRecorder(cdc.Options{Device: d, Journal: newMemJournal(), PassBytesPerSecond: 1 << 20})
+		l := openLog(t, filepath.Join(t.TempDir(), "log"), 8<<20, nil)
+		r := cdc.NewRecorder(cdc.Options{Device: d, Activity: l, PassBytesPerSecond: 1 << 20})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		go func() { ended <- r.Run(ctx) }()
-		r.StartPass(events.PassSeed)
+		go func() { ended <- r.Record(ctx, newMemJournal(), cdc.Tenure{}) }()
 		time.Sleep(4 * time.Second)
 		synctest.Wait()
 		if _, p := r.Ready(); p.Done < 3<<20 || p.Done > 5<<20 || p.Total != 8<<20 || p.Pass != events.PassSeed {
@@ -148,29 +151,33 @@ func TestPassRate(t *testing.T) {
 	})
 }
 
-// Trims and zeroes of the whole volume are one operation, and hardly any time.
+// Trims and zeroes of a whole volume are a few operations, and done in steps that the activity log takes.
 func TestWholeVolumeOperations(t *testing.T) {
-	const size = 8 << 40
+	const size = 40<<30 + 512
 	r := newRig(t, size, nil).run(t)
 	ctx := deadline(t)
-	must(t, r.Write(ctx, pattern(1<<20, 1), 1<<40, false))
+	must(t, r.Write(ctx, pattern(1<<20, 1), 10<<30, false))
 	must(t, r.Trim(ctx, 0, size, false))
-	must(t, r.Write(ctx, pattern(1<<20, 1), 2<<40, false))
-	must(t, r.Zero(ctx, 0, size, cdc.ZeroOptions{}))
+	must(t, r.Write(ctx, pattern(1<<20, 1), 20<<30, false))
+	must(t, r.Zero(ctx, 1024, size-1024, cdc.ZeroOptions{}))
 	r.drain(t)
-	var kinds []events.OpKind
+	reached := map[events.OpKind]int64{events.OpZero: 1024}
 	for _, e := range r.journal.events(t) {
-		for _, op := range e.(*events.Frame).Ops {
-			if op.Length == size {
-				kinds = append(kinds, op.Kind)
+		f, ok := e.(*events.Frame)
+		if !ok {
+			continue
+		}
+		for _, op := range f.Ops {
+			if op.Kind != events.OpWrite && op.Offset == reached[op.Kind] {
+				reached[op.Kind] += op.Length
 			}
 		}
 	}
-	if len(kinds) != 2 || kinds[0] != events.OpTrim || kinds[1] != events.OpZero {
-		t.Errorf("operations %v", kinds)
+	if reached[events.OpTrim] != size || reached[events.OpZero] != size {
+		t.Errorf("operations reach %v", reached)
 	}
 	p := make([]byte, 4096)
-	for _, off := range []int64{1 << 40, 2 << 40} {
+	for _, off := range []int64{10 << 30, 20 << 30} {
 		_, err := r.ReadAt(p, off)
 		must(t, err)
 		if !bytes.Equal(p, make([]byte, 4096)) {
@@ -186,7 +193,7 @@ func TestPassLeavesRoom(t *testing.T) {
 	r := newRig(t, size, func(o *cdc.Options) { o.Budget = budget })
 	must(t, writeAll(r.dev.Device, pattern(size, 3)))
 	r.journal.lazy = true
-	r.StartPass(events.PassSeed)
+	r.pass(events.PassSeed)
 	r.run(t)
 	eventually(t, "pass waits", func() bool { _, p := r.Ready(); return p.Done >= 4<<20 })
 	ctx := deadline(t)
@@ -214,7 +221,7 @@ func TestPassLooksAtHolesUnderTheirLock(t *testing.T) {
 			must(t, r.Write(context.Background(), pattern(4096, 1), 2<<20, false))
 		}
 	}
-	r.StartPass(events.PassSeed)
+	r.pass(events.PassSeed)
 	r.run(t)
 	r.awaitReady(t)
 	r.check(t, pattern(4<<20, 0xee))
@@ -239,7 +246,7 @@ func TestPassLocksWhatItReads(t *testing.T) {
 		case <-soon(t).Done():
 		}
 	}
-	r.StartPass(events.PassSeed)
+	r.pass(events.PassSeed)
 	r.run(t)
 	r.awaitReady(t)
 	must(t, <-written)

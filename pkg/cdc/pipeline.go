@@ -2,12 +2,14 @@ package cdc
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/farshore/farshore/pkg/cdc/activity"
 	"github.com/farshore/farshore/pkg/events"
 )
 
@@ -15,61 +17,86 @@ import (
 // others are built.
 const frameBuffers = 3
 
+// buffers are of full size. They are those of all recorders, so an idle one holds none.
+var buffers = sync.Pool{New: func() any { return new([events.MaxContent]byte) }}
+
+type frameBuffer = *[events.MaxContent]byte
+
+// errDropped tells a pass that what it sent last is no longer on its way.
+var errDropped = errors.New("the recording was interrupted")
+
 // pipeline takes operations in order and hands them to the journal in that order: a frame is open
 // (operations are copied into it), then built (squeezed, compressed, moved to memory of its own
 // size), then appended, then stored. Building needs nothing but time, so a full-size buffer always
 // comes back soon; what waits for the journal is bounded by credit. Marks and other events take a
 // place between frames at once, without credit.
+//
+// It is on while there is a journal that takes what it is given. Each time that it is switched off a round
+// ends: what wasn't handed to the journal by then is dropped.
 type pipeline struct {
-	journal    Journal
 	share      *share
+	log        *activity.Log
 	frameBytes int
 	linger     time.Duration
 	compressor compressor
 
 	mu       sync.Mutex
-	room     sync.Cond // a buffer is free, or the pipeline failed
+	room     sync.Cond // a buffer is free, or nothing is taken any more
+	journal  Journal   // of the Record that runs
+	on       bool
+	round    uint64        // from 1
+	switched chan struct{} // closed and replaced when on or err changes
 	open     *openFrame
 	timer    *time.Timer
 	building queue[*item]
 	ready    queue[*item]
 	sent     queue[*item] // appended, not stored
-	buffers  [][]byte     // free
-	spares   [][]byte     // free, beside the frameBuffers; as many at most
-	made     int          // buffers, of frameBuffers
+	full     int          // buffers in use, at most frameBuffers
+	place    uint64       // of the newest operation taken
+	settled  uint64       // place up to which everything is stored
 	stored   uint64
 	last     uint64 // sequence appended
+	size     int64  // of the volume
+	queued   int64  // size of the volume by the newest Resize taken
+	told     int64  // size of the volume by what was appended
 	bytes    int64  // of content written by fronts and not stored: debt
 	passed   int64  // of content read by a pass and not stored
+	settles  uint64 // items that became stored
 	err      error
 
 	toBuild, toSend chan struct{} // of capacity 1: there is something to do
 	toPass          chan struct{} // of capacity 1: passed has become less
+	toMind          chan struct{} // of capacity 1: something is on its way, or has arrived
 	failed          atomic.Bool   // err is set
+	recording       atomic.Bool   // on
 	frames          atomic.Int64  // handed to the journal
 }
 
 // item is what takes one place in the stream.
 type item struct {
+	round  uint64
+	place  uint64     // of the newest operation in it or before it
 	frame  *openFrame // not built yet
 	span   trace.SpanContext
 	event  events.Event // nil with frame == nil: takes no place, but its turn
-	buf    []byte       // of full size, that event's payload is in; nil where it isn't
+	buf    frameBuffer  // that event's payload is in; nil where it isn't
 	credit int64
 	live   bool
 	bytes  int64
 	passed int64
 	opened time.Time
-	seq    uint64        // valid behind done
-	err    error         // valid behind done
-	done   chan struct{} // nil where nobody waits
+	seq    uint64           // valid behind done
+	err    error            // valid behind done
+	done   chan struct{}    // closed when it is stored, or won't be; nil where nobody waits
+	then   func(seq uint64) // called when it is stored; may be nil
 }
 
 func newPipeline(o Options, s *share) *pipeline {
 	p := &pipeline{
-		journal: o.Journal, share: s, frameBytes: o.FrameBytes, linger: o.Linger,
-		compressor: compressor{on: o.Compress},
-		toBuild:    make(chan struct{}, 1), toSend: make(chan struct{}, 1), toPass: make(chan struct{}, 1),
+		share: s, log: o.Activity, frameBytes: o.FrameBytes, linger: o.Linger,
+		compressor: compressor{on: o.Compress}, size: o.Device.Size(), place: 1, settled: 1, round: 1,
+		switched: make(chan struct{}),
+		toBuild:  make(chan struct{}, 1), toSend: make(chan struct{}, 1), toPass: make(chan struct{}, 1), toMind: make(chan struct{}, 1),
 	}
 	p.room.L = &p.mu
 	p.timer = time.AfterFunc(time.Hour, p.lingered)
@@ -77,88 +104,74 @@ func newPipeline(o Options, s *share) *pipeline {
 	return p
 }
 
-// append puts an operation with its data (at most frameBytes) behind the others. The credit is the
-// pipeline's from here on. Data is copied.
-func (p *pipeline) append(op events.Op, data []byte, credit int64, live bool) error {
+// append puts an operation with its data (at most frameBytes) behind the others and returns its place, or 0
+// where the pipeline is off. The credit is the pipeline's from here on. Data is copied. A pass names the
+// round that it runs in, a front 0.
+func (p *pipeline) append(op events.Op, data []byte, credit int64, round uint64) (place uint64, err error) {
 	p.mu.Lock()
-	spare, err := p.place(op, data, credit, live)
+	spare, place, err := p.take(op, data, credit, round)
 	p.mu.Unlock()
 	p.share.release(spare)
-	return err
+	return place, err
 }
 
-func (p *pipeline) place(op events.Op, data []byte, credit int64, live bool) (spare int64, err error) {
+func (p *pipeline) take(op events.Op, data []byte, credit int64, round uint64) (spare int64, place uint64, err error) {
 	for {
 		if p.err != nil {
-			return credit, p.err
+			return credit, 0, p.err
+		}
+		if !p.on || round != 0 && round != p.round {
+			return credit, 0, nil
 		}
 		f := p.open
-		if f == nil || f.content == nil && len(data) > 0 {
-			var buf []byte
-			if len(data) > 0 {
-				if buf = p.buffer(); buf == nil {
-					p.room.Wait()
-					continue
-				}
+		if f == nil || f.buf == nil && len(data) > 0 {
+			if len(data) > 0 && p.full == frameBuffers {
+				p.room.Wait()
+				continue
 			}
 			if f == nil {
 				f = p.begin()
 			}
-			f.content = buf
+			if len(data) > 0 {
+				p.full++
+				f.buf = buffers.Get().(frameBuffer)
+				f.content = f.buf[:0]
+			}
 		}
 		if f.rewrite(op, data) {
-			f.live = f.live || live
-			return credit, nil
+			f.live = f.live || round == 0
+			p.place++
+			return credit, p.place, nil
 		}
 		if len(f.content)+len(data) > p.frameBytes || len(f.ops) >= maxOps {
 			p.close()
 			continue
 		}
-		if f.extend(op, data) {
-			spare = credit - int64(len(data))
-		} else {
-			f.add(op, data)
-		}
-		f.credit += credit - spare
-		if live {
-			f.live = true
-			f.bytes += int64(len(data))
-			p.bytes += int64(len(data))
-		} else {
-			f.passed += int64(len(data))
-			p.passed += int64(len(data))
-		}
-		if len(f.content) == p.frameBytes || len(f.ops) >= maxOps {
-			p.close()
-		}
-		return spare, nil
+		return p.add(f, op, data, credit, round == 0), p.place, nil
 	}
 }
 
-// buffer returns an empty full-size buffer, or nil where all are in use.
-func (p *pipeline) buffer() []byte {
-	if n := len(p.buffers); n > 0 {
-		b := p.buffers[n-1]
-		p.buffers = p.buffers[:n-1]
-		return b
+// add puts an operation into the open frame, where there is room, and returns what is left of the credit.
+func (p *pipeline) add(f *openFrame, op events.Op, data []byte, credit int64, live bool) (spare int64) {
+	if f.extend(op, data) {
+		spare = credit - int64(len(data))
+	} else {
+		f.add(op, data)
 	}
-	if p.made == frameBuffers {
-		return nil
+	p.place++
+	f.credit += credit - spare
+	if live {
+		f.live = true
+		f.bytes += int64(len(data))
+		p.bytes += int64(len(data))
+	} else {
+		f.passed += int64(len(data))
+		p.passed += int64(len(data))
 	}
-	p.made++
-	return make([]byte, 0, p.frameBytes)
-}
-
-// spare is a full-size buffer for one that went on to the journal.
-func (p *pipeline) spare() []byte {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if n := len(p.spares); n > 0 {
-		b := p.spares[n-1]
-		p.spares = p.spares[:n-1]
-		return b
+	if len(f.content) == p.frameBytes || len(f.ops) >= maxOps {
+		p.close()
 	}
-	return make([]byte, 0, p.frameBytes)
+	return spare
 }
 
 func (p *pipeline) begin() *openFrame {
@@ -192,48 +205,64 @@ func (p *pipeline) close() {
 }
 
 func (p *pipeline) push(it *item) {
+	it.round, it.place = p.round, p.place
 	p.building.push(it)
 	signal(p.toBuild)
+	signal(p.toMind)
 }
 
-// put closes the open frame and gives e the place behind it. A nil event takes no place: it is done
-// when everything before it was appended, with the sequence of the last one.
-func (p *pipeline) put(e events.Event, credit int64) (*item, error) {
-	return p.enqueue(&item{event: e, credit: credit, done: make(chan struct{})})
-}
-
-// mark is put for a mark, which keeps the trace context of who asked for it.
-func (p *pipeline) mark(ctx context.Context, m *events.Mark) (*item, error) {
-	return p.enqueue(&item{event: m, span: trace.SpanContextFromContext(ctx), done: make(chan struct{})})
-}
-
-func (p *pipeline) enqueue(it *item) (*item, error) {
+// put closes the open frame and gives the item the place behind it, or refuses it: with errDropped where the
+// pipeline is off, or in another round than the one named; 0 is any. An item without an event takes no
+// place: it is done when everything before it is stored, with the sequence of the last one. It returns the
+// journal that the item is for.
+func (p *pipeline) put(it *item, round uint64) (Journal, error) {
 	p.mu.Lock()
-	if err := p.err; err != nil {
+	err := p.err
+	if err == nil && (!p.on || round != 0 && round != p.round) {
+		err = errDropped
+	}
+	if err != nil {
 		p.mu.Unlock()
 		p.share.release(it.credit)
 		return nil, err
 	}
 	p.close()
+	p.passed += it.passed
 	p.push(it)
+	journal := p.journal
 	p.mu.Unlock()
-	return it, nil
+	return journal, nil
+}
+
+// at calls f with the place of the newest operation, if the round hasn't ended. f must not call the pipeline.
+func (p *pipeline) at(round uint64, f func(place uint64)) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return p.err
+	}
+	if !p.on || round != p.round {
+		return errDropped
+	}
+	f(p.place)
+	return nil
+}
+
+// now is the round that runs, and the place of the newest operation.
+func (p *pipeline) now() (round, place uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.round, p.place
 }
 
 // wait returns the sequence of it once it is stored.
 func (p *pipeline) wait(ctx context.Context, it *item) (uint64, error) {
 	select {
 	case <-it.done:
+		return it.seq, it.err
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	if it.err != nil {
-		return 0, it.err
-	}
-	if it.seq == 0 {
-		return 0, nil
-	}
-	return it.seq, p.journal.WaitStored(ctx, it.seq)
 }
 
 // build builds frames in order until ctx ends.
@@ -258,8 +287,14 @@ func (p *pipeline) build(ctx context.Context) error {
 		}
 		p.mu.Lock()
 		p.building.busy = nil
-		p.ready.push(it)
+		var lost drops
+		if it.round == p.round {
+			p.ready.push(it)
+		} else {
+			p.lose(it, &lost)
+		}
 		p.mu.Unlock()
+		p.answer(&lost, ErrNotReady)
 		signal(p.toSend)
 	}
 }
@@ -272,32 +307,33 @@ func (p *pipeline) finish(it *item) error {
 	if err != nil {
 		return err
 	}
-	buf := f.content
-	if len(content) > 0 && e.Compression == events.Uncompressed {
+	if len(content) == 0 {
+		e.Payload = nil
+	} else if e.Compression == events.Uncompressed {
 		if len(content) > p.frameBytes*3/4 {
-			it.buf, buf = buf, p.spare() // the old one goes on to the journal
+			it.buf = f.buf // it goes on to the journal
 		} else {
 			e.Payload = append(make([]byte, 0, len(content)), content...)
 		}
 	}
-	if len(content) == 0 {
-		e.Payload = nil
-	}
 	spare := max(0, it.credit-int64(len(e.Payload)+opCost*len(ops)))
+	p.mu.Lock()
 	it.event, it.frame = e, nil
 	it.credit -= spare
-	if buf != nil {
-		p.mu.Lock()
-		p.buffers = append(p.buffers, buf[:0])
-		p.mu.Unlock()
+	if f.buf != nil {
+		p.full--
 		p.room.Broadcast()
+		if it.buf == nil {
+			buffers.Put(f.buf)
+		}
 	}
+	p.mu.Unlock()
 	p.share.release(spare)
 	return nil
 }
 
 // send appends to the journal in order until ctx ends. An error is final.
-func (p *pipeline) send(ctx context.Context) error {
+func (p *pipeline) send(ctx context.Context, journal Journal) error {
 	for {
 		p.mu.Lock()
 		it, ok := p.ready.pop()
@@ -314,7 +350,7 @@ func (p *pipeline) send(ctx context.Context) error {
 		seq := uint64(0)
 		if it.event != nil {
 			var err error
-			if seq, err = p.journal.Append(trace.ContextWithSpanContext(ctx, it.span), it.event); err != nil {
+			if seq, err = journal.Append(trace.ContextWithSpanContext(ctx, it.span), it.event); err != nil {
 				if ctx.Err() != nil {
 					return nil
 				}
@@ -324,84 +360,89 @@ func (p *pipeline) send(ctx context.Context) error {
 				p.frames.Add(1)
 			}
 		}
-		p.appended(it, seq)
+		p.appended(it, seq, journal.Stored())
 	}
 }
 
-func (p *pipeline) appended(it *item, seq uint64) {
-	stored := p.journal.Stored()
+func (p *pipeline) appended(it *item, seq, stored uint64) {
 	p.mu.Lock()
 	p.ready.busy = nil
 	if seq != 0 {
 		p.last = seq
 	}
-	if it.buf != nil && len(p.spares) < frameBuffers {
-		p.spares = append(p.spares, it.buf[:0])
+	if e, ok := it.event.(*events.Resize); ok {
+		p.told = e.New
+	}
+	if it.buf != nil {
+		buffers.Put(it.buf)
 	}
 	it.seq, it.event, it.buf = p.last, nil, nil
 	p.sent.push(it)
-	credit := p.settle(stored)
+	s := p.settle(stored)
 	p.mu.Unlock()
-	p.share.release(credit)
-	if it.done != nil {
-		close(it.done)
+	p.release(s)
+}
+
+// watch notes what the journal has stored until ctx ends. An error is final.
+func (p *pipeline) watch(ctx context.Context, journal Journal) error {
+	for {
+		stored := journal.Stored()
+		p.mu.Lock()
+		s := p.settle(stored)
+		p.mu.Unlock()
+		p.release(s)
+		if err := journal.WaitStored(ctx, stored+1); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
 	}
 }
 
-// storedTo notes that everything up to seq is stored.
-func (p *pipeline) storedTo(seq uint64) {
-	p.mu.Lock()
-	credit := p.settle(seq)
-	p.mu.Unlock()
-	p.share.release(credit)
+// settlement is what follows from something being stored.
+type settlement struct {
+	credit     int64
+	place, seq uint64
+	items      []*item // that somebody waits for
 }
 
-// settle lets go of what is stored and returns its credit.
-func (p *pipeline) settle(seq uint64) (credit int64) {
+// settle lets go of what is stored.
+func (p *pipeline) settle(seq uint64) (s settlement) {
 	p.stored = max(p.stored, seq)
 	for {
 		it, ok := p.sent.peek()
 		if !ok || it.seq > p.stored {
-			return credit
+			break
 		}
 		p.sent.pop()
-		credit += it.credit
+		s.credit += it.credit
+		p.settled = it.place
+		p.settles++
 		p.bytes -= it.bytes
 		if it.passed > 0 {
 			p.passed -= it.passed
 			signal(p.toPass)
 		}
-	}
-}
-
-// stop lets nothing in any more; err is everybody's answer.
-func (p *pipeline) stop(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.err != nil {
-		return
-	}
-	p.err = err
-	p.failed.Store(true)
-	p.timer.Stop()
-	p.share.fail(err)
-	p.room.Broadcast()
-}
-
-// discard drops what is in a pipeline that was stopped and that nobody works on any more.
-func (p *pipeline) discard() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.close()
-	for _, q := range []*queue[*item]{&p.building, &p.ready, &p.sent} {
-		for it := range q.all() {
-			p.share.release(it.credit)
-			if it.done != nil && q != &p.sent {
-				it.err = p.err
-				close(it.done)
-			}
+		if it.done != nil || it.then != nil {
+			s.items = append(s.items, it)
 		}
-		*q = queue[*item]{}
+		signal(p.toMind)
+	}
+	s.place, s.seq = p.settled, p.stored
+	return s
+}
+
+func (p *pipeline) release(s settlement) {
+	p.share.release(s.credit)
+	p.log.Stored(s.place, s.seq)
+	for _, it := range s.items {
+		if it.then != nil {
+			it.then(it.seq)
+		}
+		if it.done != nil {
+			close(it.done)
+		}
 	}
 }
 
@@ -420,7 +461,7 @@ func (p *pipeline) awaitPassed(ctx context.Context, limit int64) error {
 	}
 }
 
-// failure is the error that fail was called with, or nil.
+// failure is the error that stop was called with, or nil.
 func (p *pipeline) failure() error {
 	if !p.failed.Load() {
 		return nil
@@ -463,3 +504,5 @@ func wait(ctx context.Context, c chan struct{}) bool {
 		return false
 	}
 }
+
+func spanOf(ctx context.Context) trace.SpanContext { return trace.SpanContextFromContext(ctx) }

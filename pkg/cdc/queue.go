@@ -34,6 +34,13 @@ func (q *queue[T]) pop() (v T, ok bool) {
 	return v, true
 }
 
+// rest takes everything out but busy.
+func (q *queue[T]) rest() []T {
+	rest := q.items[q.head:]
+	q.items, q.head = nil, 0
+	return rest
+}
+
 // all walks over busy and the rest.
 func (q *queue[T]) all() iter.Seq[T] {
 	return func(yield func(T) bool) {

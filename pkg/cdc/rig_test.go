@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"flag"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/farshore/farshore/pkg/cdc"
+	"github.com/farshore/farshore/pkg/cdc/activity"
 	"github.com/farshore/farshore/pkg/events"
 )
 
@@ -32,8 +34,7 @@ func random(t testing.TB) *rand.Rand {
 // memJournal is a Journal in memory. It encodes what it is given, as a real writer does, so what the
 // recorder does to its memory afterwards can't change it.
 type memJournal struct {
-	onStored func(seq uint64)
-	discard  bool // keeps nothing
+	discard bool // keeps nothing
 
 	mu      sync.Mutex
 	log     [][]byte
@@ -56,11 +57,7 @@ func (j *memJournal) set(f func()) {
 	if !j.lazy {
 		j.stored = j.last
 	}
-	stored := j.stored
 	j.mu.Unlock()
-	if j.onStored != nil {
-		j.onStored(stored)
-	}
 }
 
 func (j *memJournal) Append(ctx context.Context, e events.Event) (uint64, error) {
@@ -244,13 +241,16 @@ func (d *hooked) Flush() error {
 	return d.Device.Flush()
 }
 
-// rig is a recorder over a file, with its journal in memory.
+// rig is a recorder over a file, with its journal in memory. Its device equals what the stream describes,
+// unless a test says otherwise.
 type rig struct {
 	*cdc.Recorder
 	dev     *hooked
 	journal *memJournal
+	log     *activity.Log
 	path    string
-	stop    func() error // ends Run and returns its error
+	tenure  cdc.Tenure
+	stop    func() error // ends Record and Run, and returns their error
 }
 
 func newRig(t testing.TB, size int64, adjust func(*cdc.Options)) *rig {
@@ -261,30 +261,70 @@ func newRig(t testing.TB, size int64, adjust func(*cdc.Options)) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{dev: &hooked{Device: file}, journal: newMemJournal(), path: path}
-	o := cdc.Options{Device: r.dev, Journal: r.journal, Budget: cdc.NewBudget(16 << 20), RetryEvery: time.Millisecond}
+	r.log = openLog(t, path+".log", size, r.dev.Flush)
+	clean(t, r.log)
+	o := cdc.Options{
+		Device: r.dev, Activity: r.log, Budget: cdc.NewBudget(16 << 20), RetryEvery: time.Millisecond,
+		WhenBusGone: cdc.Stall, Patience: 20 * time.Millisecond,
+	}
 	if adjust != nil {
 		adjust(&o)
 	}
 	r.Recorder = cdc.NewRecorder(o)
-	r.journal.onStored = r.Recorder.Stored
 	t.Cleanup(func() {
-		if err := file.Close(); err != nil {
-			t.Error(err)
-		}
+		must(t, r.log.Close())
+		must(t, file.Close())
 	})
 	return r
 }
 
+func openLog(t testing.TB, path string, size int64, flush func() error) *activity.Log {
+	t.Helper()
+	l, err := activity.Open(activity.Options{
+		Path: path, UID: "uid", Size: size, Hot: 64, Flush: flush, Log: slog.New(slog.DiscardHandler),
+	})
+	must(t, err)
+	return l
+}
+
+// clean makes a log take its device for what the stream describes.
+func clean(t testing.TB, l *activity.Log) {
+	t.Helper()
+	for {
+		off, n, ok := l.NextStale(0)
+		if !ok {
+			break
+		}
+		l.Resent(off, n, 1)
+	}
+	l.Stored(1, 0)
+	l.Flushed(l.FlushBegun())
+	must(t, l.SetSeeded())
+}
+
+// pass lets the first Record begin with a pass over the whole volume.
+func (r *rig) pass(kind events.PassKind) {
+	r.log.AllStale()
+	r.tenure.Pass = kind
+}
+
+// run starts the recorder, and waits until it is ready where nothing is stale.
 func (r *rig) run(t testing.TB) *rig {
 	t.Helper()
+	wait := r.log.StaleBytes() == 0
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
+	done := make(chan error, 3)
 	go func() { done <- r.Recorder.Run(ctx) }()
+	go func() { done <- r.Record(ctx, r.journal, r.tenure) }()
+	go func() { done <- r.log.Run(ctx) }()
 	r.stop = sync.OnceValue(func() error {
 		cancel()
-		return <-done
+		return errors.Join(<-done, <-done, <-done)
 	})
 	t.Cleanup(func() { _ = r.stop() })
+	if wait {
+		eventually(t, "ready", func() bool { ready, _ := r.Ready(); return ready })
+	}
 	return r
 }
 
