@@ -36,7 +36,7 @@ func (c *capturer) run(ctx context.Context) (err error) {
 	// All devices are locked before any stream's epoch is raised: whoever has the device is the
 	// one that may take the stream.
 	for _, v := range c.volumes {
-		t, err := newTap(c.env, v, c.writer)
+		t, err := newTap(c.env, v, c.writer, c.state)
 		if err != nil {
 			return err
 		}

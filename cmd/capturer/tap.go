@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,6 +15,7 @@ import (
 	"github.com/farshore/farshore/cmd/internal/daemon"
 	"github.com/farshore/farshore/pkg/barrier"
 	"github.com/farshore/farshore/pkg/cdc"
+	"github.com/farshore/farshore/pkg/cdc/activity"
 	"github.com/farshore/farshore/pkg/cdc/nbd"
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/group"
@@ -40,12 +42,12 @@ type tap struct {
 
 	site     *journal.Site
 	writer   *journal.Writer
-	pass     events.PassKind // that the recorder starts with
+	activity *activity.Log
 	recorder *cdc.Recorder
 }
 
 // newTap opens and locks the volume's device. It doesn't need the journal.
-func newTap(env *daemon.Env, v group.Volume, writer string) (*tap, error) {
+func newTap(env *daemon.Env, v group.Volume, writer, state string) (*tap, error) {
 	config, err := serverTLS(v.TLS)
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
@@ -57,7 +59,15 @@ func newTap(env *daemon.Env, v group.Volume, writer string) (*tap, error) {
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
 	}
-	return &tap{env: env, volume: v, name: writer, tls: config, device: device, log: env.Log.With("volume", v.Name)}, nil
+	t := &tap{env: env, volume: v, name: writer, tls: config, device: device, log: env.Log.With("volume", v.Name)}
+	t.activity, err = activity.Open(activity.Options{
+		Path: filepath.Join(state, v.Name+".activity"), UID: v.UID, Size: device.Size(), Hot: env.Group.Spec.Capture.HotRegions,
+		Flush: device.Flush, Log: t.log, Meter: env.Telemetry.Meter("github.com/farshore/farshore/pkg/cdc/activity"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: %w", v.Name, errors.Join(err, device.Close()))
+	}
+	return t, nil
 }
 
 // attach takes the volume's stream over and puts the recorder between it and the device. It tries
@@ -82,13 +92,15 @@ func (t *tap) attach(ctx context.Context, site *journal.Site, budget *cdc.Budget
 	}
 	c := t.env.Group.Spec.Capture
 	t.recorder = cdc.NewRecorder(cdc.Options{
-		Device: t.device, Journal: t.writer, Budget: budget,
+		Device: t.device, Activity: t.activity, Budget: budget, WhenBusGone: whenBusGone(c.WhenBusGone),
+		Final: func(err error) bool {
+			return errors.Is(err, journal.ErrFenced) || errors.Is(err, journal.ErrHistoryLost)
+		},
 		FrameBytes: int(c.FrameBytes), Linger: time.Duration(c.Linger),
-		Compress: c.Compression == group.CompressionS2, PassBytesPerSecond: int64(c.SeedRate),
+		Compress: c.Compression == group.CompressionS2, PassBytesPerSecond: int64(c.SeedRate), ScrubBytesPerSecond: int64(c.ScrubRate),
 		Log: t.log, Meter: t.env.Telemetry.Meter("github.com/farshore/farshore/pkg/cdc"),
 		Group: t.env.Group.Metadata.Name, Volume: t.volume.Name,
 	})
-	t.recorder.StartPass(t.pass)
 	var err error
 	t.listener, err = t.listen(ctx)
 	return err
@@ -115,15 +127,25 @@ func (t *tap) takeOver(ctx context.Context) error {
 			return &events.Epoch{Writer: t.name, UID: t.volume.UID, Size: t.device.Size(), BlockSize: t.device.BlockSize()}
 		},
 		Heartbeat: func() *events.Heartbeat { return t.recorder.Heartbeat() },
-		OnStored:  func(seq uint64) { t.recorder.Stored(seq) },
 		Trim:      &journal.TrimOptions{Margin: time.Duration(g.Spec.Journal.Margin)},
 		Log:       t.log, Meter: t.env.Telemetry.Meter("github.com/farshore/farshore/pkg/journal"),
 	})
 	if err != nil {
 		return err
 	}
-	t.pass, err = t.passNeeded(ctx)
-	return err
+	// A log of another stream, or a stream that begins, tells nothing about what is stored in it.
+	adopted, _ := t.activity.Tenure()
+	if _, fresh := t.activity.Fresh(); fresh || adopted.Generation != generation || t.writer.Previous() == 0 {
+		t.activity.AllStale()
+	}
+	return t.activity.Adopt(activity.Stream{Generation: generation, Epoch: t.writer.Epoch()})
+}
+
+func whenBusGone(w group.WhenBusGone) cdc.WhenBusGone {
+	if w == group.BusGoneStall {
+		return cdc.Stall
+	}
+	return cdc.Track
 }
 
 // record runs the stream's writer and the recorder until ctx ends or one of them fails for good; the
@@ -131,7 +153,9 @@ func (t *tap) takeOver(ctx context.Context) error {
 func (t *tap) record(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.writer.Run(ctx) })
+	g.Go(func() error { return t.activity.Run(ctx) })
 	g.Go(func() error { return t.recorder.Run(ctx) })
+	g.Go(func() error { return t.recorder.Record(ctx, t.writer, cdc.Tenure{}) })
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("volume %s: %w", t.volume.Name, err)
 	}
@@ -162,7 +186,7 @@ func (t *tap) export(ctx context.Context) error {
 // drain waits until everything acknowledged is stored.
 func (t *tap) drain(ctx context.Context) error {
 	err := t.recorder.Drain(ctx)
-	if err == nil || errors.Is(err, cdc.ErrStopped) {
+	if err == nil || errors.Is(err, cdc.ErrStopped) || errors.Is(err, cdc.ErrDetached) {
 		return nil // the reason why it stopped is reported by record
 	}
 	debt := t.recorder.Heartbeat()
@@ -174,7 +198,7 @@ func (t *tap) close() error {
 	if t.listener != nil {
 		_ = t.listener.Close() // it is closed already where it was served
 	}
-	if err := t.device.Close(); err != nil {
+	if err := errors.Join(t.activity.Close(), t.device.Close()); err != nil {
 		return fmt.Errorf("close volume %s: %w", t.volume.Name, err)
 	}
 	return nil

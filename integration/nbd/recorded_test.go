@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/farshore/farshore/pkg/cdc"
+	"github.com/farshore/farshore/pkg/cdc/activity"
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/journal/journaltest"
@@ -23,27 +24,25 @@ func recorded(t testing.TB) *volume {
 	id := journal.StreamID{Group: "tools", Part: "disk", Generation: 1}
 	ctx, cancel := context.WithCancel(context.Background())
 	check(t, site.EnsureStream(ctx, id, journal.StreamOptions{UID: "uid", Size: size, MaxBytes: 4 << 30}))
-	var recorder *cdc.Recorder
-	made := make(chan struct{})
 	writer, err := site.OpenWriter(ctx, id, journal.WriterOptions{
 		Writer: "test",
 		Open: func(uint64) *events.Epoch {
 			return &events.Epoch{Writer: "test", UID: "uid", Size: size, BlockSize: device.BlockSize()}
 		},
-		OnStored: func(seq uint64) {
-			<-made
-			recorder.Stored(seq)
-		},
 	})
 	check(t, err)
-	recorder = cdc.NewRecorder(cdc.Options{
-		Device: device, Journal: writer, Compress: true, Group: id.Group, Volume: id.Part,
+	regions, err := activity.Open(activity.Options{Path: v.path + ".activity", UID: "uid", Size: size, Flush: device.Flush})
+	check(t, err)
+	recorder := cdc.NewRecorder(cdc.Options{
+		Device: device, Activity: regions, Compress: true, Group: id.Group, Volume: id.Part,
 		Budget: cdc.NewBudget(cdc.DefaultBudget),
 	})
-	close(made)
 	v.export = recorder
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context) error{writer.Run, recorder.Run} {
+	for _, f := range []func(context.Context) error{
+		writer.Run, regions.Run, recorder.Run,
+		func(ctx context.Context) error { return recorder.Record(ctx, writer, cdc.Tenure{}) },
+	} {
 		wg.Go(func() {
 			if err := f(ctx); err != nil {
 				t.Error(err)
@@ -53,7 +52,12 @@ func recorded(t testing.TB) *volume {
 	t.Cleanup(func() {
 		cancel()
 		wg.Wait()
+		check(t, regions.Close())
 	})
+	recorded := func() bool { ready, _ := recorder.Ready(); return ready }
+	for limit := time.Now().Add(time.Minute); !recorded() && time.Now().Before(limit); {
+		time.Sleep(time.Millisecond)
+	}
 	v.settle = func() {
 		t.Helper()
 		limit, cancel := context.WithTimeout(ctx, time.Minute)

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/farshore/farshore/pkg/cdc"
+	"github.com/farshore/farshore/pkg/cdc/activity"
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 )
@@ -49,16 +50,20 @@ func (r *rig) record(name string) *real {
 			return &events.Epoch{Writer: name, UID: "uid-" + name, Size: imageBytes, BlockSize: device.BlockSize()}
 		},
 		Heartbeat: func() *events.Heartbeat { return v.recorder.Heartbeat() },
-		OnStored:  func(seq uint64) { v.recorder.Stored(seq) },
 	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	v.epoch = w.Epoch()
-	v.recorder = cdc.NewRecorder(cdc.Options{Device: device, Journal: w, Linger: time.Millisecond, Group: testGroup, Volume: name})
+	regions, err := activity.Open(activity.Options{Path: filepath.Join(r.t.TempDir(), "log"), UID: "uid-" + name, Size: imageBytes, Flush: device.Flush})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { regions.Close() })
+	v.recorder = cdc.NewRecorder(cdc.Options{Device: device, Activity: regions, Linger: time.Millisecond, Group: testGroup, Volume: name})
 	start(r.t, w.Run)
 	start(r.t, v.recorder.Run)
-	v.recorder.StartPass(events.PassSeed)
+	start(r.t, func(ctx context.Context) error { return v.recorder.Record(ctx, w, cdc.Tenure{}) })
 	return v
 }
 
