@@ -103,3 +103,45 @@ func (s *Site) generations(ctx context.Context, group, part string) ([]uint32, e
 	}
 	return out, nil
 }
+
+// retired stands for a tenure's name in the subject of a stream whose writers are fenced by a newer generation.
+const retired = tenureMark + "retired"
+
+// fenceOlder fences the writers of older generations, so that a part has one writer, as a stream has. Where a newer
+// generation has a stream, the caller itself is fenced: ErrFenced. What the older streams hold stays, and is
+// still mirrored.
+func (s *Site) fenceOlder(ctx context.Context, id StreamID) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	existing, err := s.generations(ctx, id.Group, id.Part)
+	if err != nil {
+		return err
+	}
+	for _, n := range existing {
+		older := StreamID{id.Group, id.Part, n}
+		if n > id.Generation {
+			return fmt.Errorf("%w: generation %d of it exists", ErrFenced, n)
+		}
+		if n == id.Generation {
+			continue
+		}
+		stream, err := s.js.Stream(ctx, older.Name())
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("fence the writers of %s: %w", older.Name(), err)
+		}
+		config := stream.CachedInfo().Config
+		subject := older.Subject() + retired
+		if slices.Equal(config.Subjects, []string{subject}) {
+			continue
+		}
+		// Nothing is sent to that subject, so what an older writer sends reaches no stream any more.
+		config.Subjects = []string{subject}
+		if _, err := s.js.UpdateStream(ctx, config); err != nil {
+			return fmt.Errorf("fence the writers of %s (it needs the permission to update it): %w", older.Name(), err)
+		}
+	}
+	return nil
+}

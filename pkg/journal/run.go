@@ -26,14 +26,18 @@ var errDoubt = errors.New("it is not known what is stored")
 // ends is given up: call WaitStored before.
 func (w *Writer) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		err := w.send(ctx)
-		if err != nil {
-			err = fmt.Errorf("stream %s: %w", w.id.Name(), err)
-			w.fail(err)
-		}
-		return err
-	})
+	final := func(run func(context.Context) error) {
+		g.Go(func() error {
+			err := run(ctx)
+			if err != nil {
+				err = fmt.Errorf("stream %s: %w", w.id.Name(), err)
+				w.fail(err)
+			}
+			return err
+		})
+	}
+	final(w.send)
+	final(w.compare)
 	g.Go(func() error { w.beat(ctx); return nil })
 	if w.options.Trim != nil {
 		g.Go(func() error { w.trim(ctx); return nil })
@@ -84,6 +88,10 @@ func (w *Writer) send(ctx context.Context) error {
 				return nil
 			}
 			return err
+		}
+		select {
+		case w.again <- struct{}{}: // what happened to the stream may have happened behind our back
+		default:
 		}
 	}
 	return nil

@@ -15,23 +15,36 @@ import (
 // takeOver appends the Epoch. Whatever happened to an attempt, the next one begins with what is
 // stored. Of several writers that take over at once, whoever appends last has the highest epoch.
 func (w *Writer) takeOver(ctx context.Context) error {
+	// The mirror before the stream: what it holds by now, the stream must still hold then.
+	mirrored, err := w.askMirror(ctx, takeoverPatience)
+	if err != nil {
+		return err
+	}
 	var sent []byte
 	var told rarely
+	var lost suspicion
+	alone := false
 	for {
 		e, err := w.end(ctx)
 		if err == nil && sent != nil && string(e.data) == string(sent) {
 			w.begin(e.seq, e.created)
 			return nil
 		}
+		err = w.retained(e, err, mirrored)
+		believed := lost.confirmed(err, e)
+		if err == nil && !alone {
+			err = w.site.fenceOlder(ctx, w.id)
+			alone = err == nil
+		}
 		if err == nil {
 			err = w.claim(ctx, e.config)
 		}
 		switch {
 		case err == nil:
-		case ctx.Err() != nil, unusable(err):
-			return err
 		case errors.Is(err, errClaimed):
 			continue // what came in before the claim has to be read
+		case ctx.Err() != nil, believed, unusable(err):
+			return err
 		default:
 			told.warn(w.log, "the stream can't be taken over yet, trying again", err)
 			if !pause(ctx, jitter()) {
@@ -113,10 +126,10 @@ func (w *Writer) appendEpoch(ctx context.Context, data []byte, e end) error {
 // jitter keeps two writers that take the same stream over from moving in step.
 func jitter() time.Duration { return reconnectWait/2 + rand.N(reconnectWait) }
 
-// unusable tells whether waiting can't make the stream's end readable.
+// unusable tells whether waiting can't make the stream's end readable. A loss of history is confirmed instead.
 func unusable(err error) bool {
 	var damaged *events.MessageError
 	var changed *ConfigError
-	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, errUnclaimed) ||
-		errors.As(err, &damaged) || errors.As(err, &changed)
+	return !errors.Is(err, ErrHistoryLost) && (errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, ErrFenced) ||
+		errors.As(err, &damaged) || errors.As(err, &changed))
 }

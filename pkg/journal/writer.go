@@ -76,7 +76,10 @@ type Writer struct {
 	before   uint64    // epoch of the message at previous
 	created  time.Time // of the stream: its identity beside the name
 
-	wake chan struct{} // a token: there is something to send
+	asked bool // the mirror was compared; used by Run alone once it runs
+
+	wake  chan struct{} // a token: there is something to send
+	again chan struct{} // a token: the mirror has to be compared
 
 	mu      sync.Mutex
 	pending []pending     // appended and not known to be stored; pending[0] has sequence stored+1
@@ -115,7 +118,7 @@ func (s *Site) OpenWriter(ctx context.Context, id StreamID, o WriterOptions) (*W
 	}
 	w := &Writer{
 		site: s, id: id, options: o, log: o.Log.With("stream", id.Name()), metrics: metrics,
-		chain: newChain(id), wake: make(chan struct{}, 1), changed: make(chan struct{}),
+		chain: newChain(id), wake: make(chan struct{}, 1), again: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	if err := w.takeOver(ctx); err != nil {
 		return nil, fmt.Errorf("take over stream %s: %w", id.Name(), err)
