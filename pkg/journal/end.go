@@ -20,6 +20,7 @@ type end struct {
 	epoch   uint64 // of the message at seq; 0 where there is none
 	data    []byte // of the message at seq; nil where there is none
 	created time.Time
+	bytes   int64 // that the stream holds
 	config  jetstream.StreamConfig
 }
 
@@ -32,7 +33,7 @@ func (w *Writer) end(ctx context.Context) (end, error) {
 		return end{}, err
 	}
 	info := stream.CachedInfo()
-	e := end{seq: info.State.LastSeq, created: info.Created, config: info.Config}
+	e := end{seq: info.State.LastSeq, created: info.Created, bytes: int64(info.State.Bytes), config: info.Config}
 	if info.State.Msgs == 0 {
 		if e.seq != 0 {
 			return end{}, errUnclaimed

@@ -9,6 +9,9 @@ import (
 // TrimTo lets tests trim at once: the margin is at least a minute otherwise.
 func (w *Writer) TrimTo(ctx context.Context, margin uint64) error { return w.trimTo(ctx, margin) }
 
+// DeleteOlder lets tests delete older generations at once.
+func (w *Writer) DeleteOlder(ctx context.Context) error { return w.deleteOlder(ctx) }
+
 // Message returns what the writer would send as seq.
 func (w *Writer) Message(data []byte, seq uint64) *nats.Msg { return w.chain.message(data, seq, "") }
 

@@ -2,6 +2,7 @@ package journal_test
 
 import (
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -34,14 +35,23 @@ func TestMetrics(t *testing.T) {
 		}
 		return published, full
 	}
-	for n := 0; !x.Full(); n++ {
-		appendAll(t, x, n, n+1)
-	}
+	filled := make(chan struct{})
+	go func() {
+		defer close(filled)
+		for n := range 400 {
+			if _, err := x.Append(t.Context(), sized(n)); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	eventually(t, "the stream is full", x.Full)
 	eventually(t, "a full stream is shown", func() bool { _, full := look(); return full == 1 })
-	tail, err := s.Tail(t.Context(), id.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
+	var tail journal.Tail
+	eventually(t, "nothing more comes", func() bool {
+		var err error
+		tail, err = s.Tail(t.Context(), id.Name())
+		return err == nil && tail.Last == x.Stored()
+	})
 	want, err := s.Bytes(t.Context(), id.Name(), 2, tail.Last) // from behind the Epoch, which OpenWriter stored
 	if err != nil {
 		t.Fatal(err)
@@ -53,4 +63,14 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the room is seen", func() bool { _, full := look(); return full == 0 })
+	for purging := true; purging; {
+		select {
+		case <-filled:
+			purging = false
+		case <-time.After(50 * time.Millisecond):
+			if err := s.Purge(t.Context(), id.Name(), x.Stored()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }

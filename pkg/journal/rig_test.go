@@ -38,15 +38,23 @@ func ensure(t *testing.T, s *journal.Site, o journal.StreamOptions) {
 	}
 }
 
-func start(t testing.TB, s *journal.Site, name string, change ...func(*journal.WriterOptions)) *tenure {
+func open(t testing.TB, s *journal.Site, id journal.StreamID, change ...func(*journal.WriterOptions)) (*journal.Writer, error) {
 	t.Helper()
-	o := journal.WriterOptions{Writer: name, HeartbeatEvery: -1, Open: func(uint64) *events.Epoch {
-		return &events.Epoch{Writer: name, UID: "uid", Size: 1 << 30, BlockSize: 4096}
-	}}
+	o := journal.WriterOptions{Writer: "w", HeartbeatEvery: -1}
 	for _, c := range change {
 		c(&o)
 	}
-	w, err := s.OpenWriter(t.Context(), id, o)
+	o.Open = func(uint64) *events.Epoch {
+		return &events.Epoch{Writer: o.Writer, UID: "uid", Size: 1 << 30, BlockSize: 4096}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	return s.OpenWriter(ctx, id, o)
+}
+
+func start(t testing.TB, s *journal.Site, name string, change ...func(*journal.WriterOptions)) *tenure {
+	t.Helper()
+	w, err := open(t, s, id, append(change, func(o *journal.WriterOptions) { o.Writer = name })...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +68,13 @@ func start(t testing.TB, s *journal.Site, name string, change ...func(*journal.W
 // numbered is an event that says its number.
 func numbered(n int) events.Event {
 	return &events.PassDone{Pass: events.PassSeed, Regions: uint64(n)}
+}
+
+// sized is content that says its number.
+func sized(n int) events.Event {
+	e := &events.RegionHash{Offset: int64(n) * 4096, Length: 4096}
+	e.Hash[0] = 1
+	return e
 }
 
 // append adds the numbers from up to to, and ends the test on an error.

@@ -39,6 +39,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	final(w.send)
 	final(w.compare)
 	g.Go(func() error { w.beat(ctx); return nil })
+	g.Go(func() error { w.measure(ctx); return nil })
 	if w.options.Trim != nil {
 		g.Go(func() error { w.trim(ctx); return nil })
 	}
@@ -100,7 +101,7 @@ func (w *Writer) send(ctx context.Context) error {
 // attempt sends and collects acknowledgements until there is a doubt.
 func (w *Writer) attempt(ctx context.Context, states <-chan nats.Status) error {
 	s := &sender{w: w, inbox: nats.NewInbox() + ".", acks: make(chan *nats.Msg, 2*inFlight), sent: w.Stored(), window: inFlight}
-	if w.Full() {
+	if w.isRefused() {
 		s.window = 1 // one message asks whether there is room; a whole window would be refused whole
 	}
 	sub, err := w.site.nc.ChanSubscribe(s.inbox+"*", s.acks)
@@ -185,7 +186,7 @@ func (s *sender) acknowledged(m *nats.Msg) error {
 	}
 	if ack.Error != nil {
 		if ack.Error.ErrorCode == codeStoreFailed {
-			s.w.setFull()
+			s.w.setRefused()
 		}
 		return fmt.Errorf("%w: message %d was refused: %w", errDoubt, seq, ack.Error)
 	}
@@ -211,15 +212,13 @@ func parseAck(data []byte) (a ack, err error) {
 	return a, err
 }
 
-func (w *Writer) setFull() {
+// setRefused notes that the server has no room, not even in the reserve: that of the stream, of its account or of its disk.
+func (w *Writer) setRefused() {
 	w.mu.Lock()
-	first := !w.full
-	w.full = true
+	was := w.isFull()
+	w.refused = true
 	w.mu.Unlock()
-	if first {
-		w.log.Warn("the stream is full: waiting until the DR site has stored more, or raise its max_bytes")
-	}
-	w.metrics.setFull(true)
+	w.showFull(was, true)
 }
 
 // beat appends a heartbeat at every interval, whatever else is in the stream: lag is measured on them.
@@ -234,6 +233,9 @@ func (w *Writer) beat(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if !w.mayBeat() {
+			continue // what is left of the reserve is the takeovers'
 		}
 		if _, oldest := w.Pending(); !oldest.IsZero() && time.Since(oldest) > 2*w.options.HeartbeatEvery {
 			continue // the bus is gone: heartbeats must not pile up behind what waits

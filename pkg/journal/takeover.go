@@ -27,7 +27,7 @@ func (w *Writer) takeOver(ctx context.Context) error {
 	for {
 		e, err := w.end(ctx)
 		if err == nil && sent != nil && string(e.data) == string(sent) {
-			w.begin(e.seq, e.created)
+			w.begin(e.seq, e)
 			return nil
 		}
 		err = w.retained(e, err, mirrored)
@@ -62,7 +62,7 @@ func (w *Writer) takeOver(ctx context.Context) error {
 			}
 		}
 		if err := w.appendEpoch(ctx, sent, e); err == nil {
-			w.begin(e.seq+1, e.created)
+			w.begin(e.seq+1, e)
 			return nil
 		} else if !pause(ctx, jitter()) {
 			return fmt.Errorf("append epoch: %w", err)
@@ -71,10 +71,14 @@ func (w *Writer) takeOver(ctx context.Context) error {
 }
 
 // begin starts the tenure: its Epoch is stored as seq.
-func (w *Writer) begin(seq uint64, created time.Time) {
+func (w *Writer) begin(seq uint64, e end) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.stored, w.created = seq, created
+	was := w.isFull()
+	w.stored, w.created, w.refused = seq, e.created, false
+	w.room.limits(e.config)
+	w.room.used = e.bytes
+	w.mu.Unlock()
+	w.showFull(was, false)
 }
 
 // errClaimed tells that the stream has just become this tenure's.
@@ -114,7 +118,7 @@ func (w *Writer) appendEpoch(ctx context.Context, data []byte, e end) error {
 		return err
 	case a.Error != nil:
 		if a.Error.ErrorCode == codeStoreFailed {
-			w.setFull()
+			w.setRefused()
 		}
 		return a.Error
 	case a.Seq != e.seq+1 || a.Stream != w.id.Name():

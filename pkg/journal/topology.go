@@ -30,7 +30,7 @@ const leastPayload = events.MaxMessage + 4<<10
 type StreamOptions struct {
 	UID      string // of the volume; empty on objects and control streams
 	Size     int64  // bytes of the volume
-	MaxBytes int64  // limit of the stream; a full one refuses, it never discards
+	MaxBytes int64  // limit of the stream's content; a full one refuses, it never discards. 0: none
 	Replicas int    // servers that store it; 0 means 1
 }
 
@@ -65,7 +65,8 @@ func (e *ConfigError) or() error {
 }
 
 // EnsureStream makes the stream at this site, the primary, and the durable consumer that its mirror
-// reads from. Calling it again changes nothing. Where either exists and differs it returns a *ConfigError.
+// reads from. Calling it again changes nothing, but that it raises the limit of one that exists. Where either
+// exists and differs otherwise it returns a *ConfigError.
 func (s *Site) EnsureStream(ctx context.Context, id StreamID, o StreamOptions) error {
 	if err := id.check(); err != nil {
 		return err
@@ -91,7 +92,10 @@ func (s *Site) EnsureStream(ctx context.Context, id StreamID, o StreamOptions) e
 			metaMaxPayload: strconv.FormatInt(s.nc.MaxPayload(), 10),
 		},
 	}
-	if want.MaxBytes == 0 {
+	if want.MaxBytes > 0 {
+		want.MaxBytes += Reserve
+		want.Metadata[metaReserve] = strconv.Itoa(Reserve)
+	} else {
 		want.MaxBytes = -1
 	}
 	stream, err := s.js.Stream(ctx, want.Name)
@@ -102,15 +106,26 @@ func (s *Site) EnsureStream(ctx context.Context, id StreamID, o StreamOptions) e
 		return fmt.Errorf("make stream %s: %w", want.Name, err)
 	}
 	is := stream.CachedInfo().Config
+	raised := is.MaxBytes > 0 && (want.MaxBytes < 0 || want.MaxBytes > is.MaxBytes)
+	if raised { // takes nothing from anybody
+		is.MaxBytes = want.MaxBytes
+		if is.Metadata == nil {
+			is.Metadata = map[string]string{}
+		}
+		delete(is.Metadata, metaReserve)
+		if reserve, limited := want.Metadata[metaReserve]; limited {
+			is.Metadata[metaReserve] = reserve
+		}
+	}
 	if err := sameStream(is, want); err != nil {
 		return err
 	}
-	if is.Metadata[metaMaxPayload] != want.Metadata[metaMaxPayload] {
+	if raised || is.Metadata[metaMaxPayload] != want.Metadata[metaMaxPayload] {
 		// A note about the server, not a setting of the stream: it follows the server, so that
 		// the DR site compares with what is true now.
 		is.Metadata[metaMaxPayload] = want.Metadata[metaMaxPayload]
 		if _, err := s.js.UpdateStream(ctx, is); err != nil {
-			return fmt.Errorf("note max_payload on stream %s: %w", want.Name, err)
+			return fmt.Errorf("update limit and max_payload of stream %s: %w", want.Name, err)
 		}
 	}
 	return s.ensureFeed(ctx, id)

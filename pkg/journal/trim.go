@@ -2,8 +2,12 @@ package journal
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Least values of TrimOptions.
@@ -11,6 +15,9 @@ const (
 	minMargin    = 60 * time.Second // and ten times the DR site's sync interval, which deploy/nats sets to 1 s
 	trimInterval = 10 * time.Second
 )
+
+// deleteEvery is how often older generations are looked for that nobody needs any more.
+const deleteEvery = 5 * time.Minute
 
 // history remembers when the stream had reached which sequence, as far back as the margin needs.
 type history struct {
@@ -49,11 +56,18 @@ func (w *Writer) trim(ctx context.Context) {
 	tick := time.NewTicker(o.Every)
 	defer tick.Stop()
 	h := history{margin: max(o.Margin, minMargin)}
+	var deleted time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if time.Since(deleted) > deleteEvery {
+			if err := w.deleteOlder(ctx); err != nil && ctx.Err() == nil {
+				w.log.Warn("older generations were not deleted, trying again", "error", err)
+			}
+			deleted = time.Now()
 		}
 		margin := h.older(time.Now(), w.Stored())
 		if margin == 0 {
@@ -74,4 +88,38 @@ func (w *Writer) trimTo(ctx context.Context, margin uint64) error {
 		return err
 	}
 	return w.site.Purge(attempt, w.id.Name(), min(floor, margin)+1)
+}
+
+// deleteOlder deletes the streams of older generations once the DR site has a mirror of this one and none of
+// them: its base lies in this one then. Until the DR site has told so, they stay.
+func (w *Writer) deleteOlder(ctx context.Context) error {
+	if w.id.Generation == 1 || w.options.Mirrored == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, comparePatience)
+	defer cancel()
+	existing, err := w.site.generations(ctx, w.id.Group, w.id.Part)
+	if err != nil {
+		return err
+	}
+	here := uint64(0)
+	for _, n := range existing {
+		if n >= w.id.Generation {
+			continue
+		}
+		if here == 0 { // asked only where there is something to delete
+			if here, err = w.options.Mirrored(ctx, w.id.Generation); err != nil || here == 0 {
+				return nil // the DR site is away, or not that far
+			}
+		}
+		if there, err := w.options.Mirrored(ctx, n); err != nil || there > 0 {
+			continue
+		}
+		older := StreamID{w.id.Group, w.id.Part, n}
+		if err := w.site.js.DeleteStream(ctx, older.Name()); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("delete stream %s: %w", older.Name(), err)
+		}
+		w.log.Info("deleted an older generation", "deleted", older.Name())
+	}
+	return nil
 }

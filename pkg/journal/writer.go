@@ -81,12 +81,15 @@ type Writer struct {
 	wake  chan struct{} // a token: there is something to send
 	again chan struct{} // a token: the mirror has to be compared
 
+	measures chan struct{} // a token: the stream's size has to be read
+
 	mu      sync.Mutex
 	pending []pending     // appended and not known to be stored; pending[0] has sequence stored+1
 	stored  uint64        // everything up to it is stored
 	bytes   int64         // of pending
 	changed chan struct{} // closed and replaced when stored, bytes or err change
-	full    bool
+	refused bool          // the server has no room for pending[0]
+	room    room
 	err     error // final
 }
 
@@ -118,7 +121,7 @@ func (s *Site) OpenWriter(ctx context.Context, id StreamID, o WriterOptions) (*W
 	}
 	w := &Writer{
 		site: s, id: id, options: o, log: o.Log.With("stream", id.Name()), metrics: metrics,
-		chain: newChain(id), wake: make(chan struct{}, 1), again: make(chan struct{}, 1), changed: make(chan struct{}),
+		chain: newChain(id), wake: make(chan struct{}, 1), again: make(chan struct{}, 1), measures: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	if err := w.takeOver(ctx); err != nil {
 		return nil, fmt.Errorf("take over stream %s: %w", id.Name(), err)
@@ -158,29 +161,35 @@ func (w *Writer) Pending() (bytes int64, oldest time.Time) {
 	return w.bytes, oldest
 }
 
-// Full tells whether the stream refuses messages because it has reached its limit. They are kept
-// and sent again until there is room.
+// Full tells whether the stream has reached its limit: Append holds content back until there is room.
+// Where even the server refuses a message, it is kept and sent again.
 func (w *Writer) Full() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.full
+	return w.isFull()
 }
 
+// isFull is Full with w.mu held.
+func (w *Writer) isFull() bool { return w.refused || w.room.full }
+
 // Append adds e to the stream and returns the sequence it will have. It blocks while MaxPending bytes
-// are not stored yet. An error is either ctx's, one of encoding (the event was not appended), or final.
+// are not stored yet, and a Frame, RegionHash or Object also while the stream has reached its limit; what else is
+// appended meanwhile passes it. An error is either ctx's, one of encoding (the event was not appended), or final.
 func (w *Writer) Append(ctx context.Context, e events.Event) (uint64, error) {
 	h := events.Header{Epoch: w.epoch, Time: time.Now(), Trace: traceContext(ctx)}
 	data, err := events.Append(buffer(e), h, e)
 	if err != nil {
 		return 0, fmt.Errorf("append to stream %s: %w", w.id.Name(), err)
 	}
-	for {
-		w.mu.Lock()
-		if w.err != nil {
-			defer w.mu.Unlock()
-			return 0, w.err
+	w.mu.Lock()
+	for w.err == nil {
+		if content(e) {
+			if err := w.hold(ctx, int64(len(data))+roomPerMsg); err != nil {
+				w.mu.Unlock()
+				return 0, fmt.Errorf("append to stream %s: %w", w.id.Name(), err)
+			}
 		}
-		if w.bytes == 0 || w.bytes+int64(len(data)) <= w.options.MaxPending {
+		if w.err != nil || w.bytes == 0 || w.bytes+int64(len(data)) <= w.options.MaxPending {
 			break
 		}
 		changed := w.changed
@@ -190,6 +199,11 @@ func (w *Writer) Append(ctx context.Context, e events.Event) (uint64, error) {
 			return 0, fmt.Errorf("append to stream %s: %w", w.id.Name(), ctx.Err())
 		case <-changed:
 		}
+		w.mu.Lock()
+	}
+	if w.err != nil {
+		defer w.mu.Unlock()
+		return 0, w.err
 	}
 	seq := w.add(data)
 	w.mu.Unlock()
@@ -224,6 +238,11 @@ func recycle(data []byte) {
 func (w *Writer) add(data []byte) uint64 {
 	w.pending = append(w.pending, pending{data, time.Now()})
 	w.bytes += int64(len(data))
+	near := w.room.near()
+	w.room.used += int64(len(data)) + roomPerMsg
+	if !near && w.room.near() {
+		w.measureSoon()
+	}
 	return w.stored + uint64(len(w.pending))
 }
 
@@ -271,15 +290,13 @@ func (w *Writer) advance(seq uint64) {
 	w.pending = w.pending[n:]
 	w.bytes -= bytes
 	w.stored = seq
-	wasFull := w.full
-	w.full = false
+	was := w.isFull()
+	w.refused = false
+	is := w.isFull()
 	w.notify()
 	w.mu.Unlock()
 	w.metrics.stored(bytes)
-	if wasFull {
-		w.log.Info("the stream has room again")
-		w.metrics.setFull(false)
-	}
+	w.showFull(was, is)
 	if w.options.OnStored != nil {
 		w.options.OnStored(seq)
 	}

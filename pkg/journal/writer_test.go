@@ -275,54 +275,6 @@ func TestRolledBackStreamIsHistoryLost(t *testing.T) {
 	}
 }
 
-// A full stream refuses, the writer waits, and goes on once there is room; nothing is dropped.
-func TestFullStreamIsWaitedOut(t *testing.T) {
-	t.Parallel()
-	s := journaltest.One(t)
-	ensure(t, s, journal.StreamOptions{MaxBytes: 64 << 10})
-	x := start(t, s, "a")
-	const total = 3000
-	var wg sync.WaitGroup
-	wg.Go(func() { appendAll(t, x, 0, total) })
-	eventually(t, "the stream is full", x.Full)
-	var got []int
-	next := uint64(1)
-	for len(got) < total {
-		tail, err := s.Tail(t.Context(), id.Name())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if tail.Last < next {
-			continue
-		}
-		r, err := s.OpenReader(t.Context(), id.Name(), next)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for ; next <= tail.Last; next++ {
-			m, err := r.Next(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if e, ok := m.Event.(*events.PassDone); ok {
-				got = append(got, int(e.Regions))
-			}
-		}
-		r.Close()
-		if err := s.Purge(t.Context(), id.Name(), next); err != nil {
-			t.Fatal(err)
-		}
-	}
-	wg.Wait()
-	if !slices.Equal(got, count(total)) {
-		t.Fatal("something was lost or repeated")
-	}
-	wait(t, x, total+1)
-	if x.Full() {
-		t.Error("still called full")
-	}
-}
-
 // What is appended and not stored is bounded, and a blocked Append obeys its context.
 func TestAppendBlocksAtItsBound(t *testing.T) {
 	t.Parallel()
