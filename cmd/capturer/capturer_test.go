@@ -51,6 +51,7 @@ spec:
   volumes:
   - {name: orders, uid: u1, capturer: a, path: %q, size: %d, listen: "unix:%s"}
   - {name: ledger, uid: u2, capturer: b, path: /nowhere, listen: "unix:/nowhere.sock"}
+  capture: {scrubRate: 0}
 `, s.port, s.image(), volumeSize, s.socket()), 0o600))
 	return s
 }
@@ -225,7 +226,7 @@ func TestFencedCapturer(t *testing.T) {
 	s := newShore(t)
 	site := s.startBus(t)
 	p := s.start(t)
-	p.await(t, "msg=ready")
+	p.await(t, "msg=recording")
 	client := s.dial(t)
 	_, err := client.WriteAt(make([]byte, 4096), 0)
 	must(t, err)

@@ -30,8 +30,9 @@ func command() *cobra.Command {
 		Short: "Serve volumes over NBD and record what is written to them",
 		Long: `Capturer serves the volumes whose "capturer" in the document is its name, each at its "listen" address, and records every write
 in the volume's stream at the primary site. Run it where the volumes' files or block devices are. It locks them, so that no second
-capturer can serve one at the same time. After each start it sends the whole volume once, beside what is written
-meanwhile; until that is done the volume takes no part in barriers.`,
+capturer can serve one at the same time. It serves at once, whether or not it reaches the primary site's servers: what is written
+without them is noted in the activity logs (see --state) and sent later, as is what a crash left. Until that is done the volume
+takes no part in barriers. It follows the document: volumes may come, go and grow while it runs.`,
 		Flags: func(f *pflag.FlagSet) {
 			f.StringVar(&name, "name", "", "the `NAME` by which volumes in the document refer to this capturer")
 			f.StringVar(&state, "state", "", "`DIR` of the volumes' activity logs: it must outlive the process (default: below the state directory)")
@@ -46,7 +47,7 @@ meanwhile; until that is done the volume takes no part in barriers.`,
 			if err != nil {
 				return err
 			}
-			return (&capturer{env: env, volumes: volumes, writer: identity(name), state: dir}).run(ctx)
+			return (&capturer{env: env, name: name, writer: identity(name), state: dir}).run(ctx, volumes)
 		},
 	})
 }

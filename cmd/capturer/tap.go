@@ -5,201 +5,267 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"go.opentelemetry.io/otel/attribute"
 
-	"github.com/farshore/farshore/cmd/internal/daemon"
-	"github.com/farshore/farshore/pkg/barrier"
 	"github.com/farshore/farshore/pkg/cdc"
 	"github.com/farshore/farshore/pkg/cdc/activity"
 	"github.com/farshore/farshore/pkg/cdc/nbd"
-	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
 )
 
-// retryEvery is the pause between two attempts to reach the journal at the start.
-const retryEvery = 2 * time.Second
+const (
+	// drainLimit bounds how long an end waits for the journal. What isn't stored by then is listed in the
+	// activity log, and the next start sends it.
+	drainLimit = 15 * time.Second
+	// movedGrace is how long a fenced tap goes on to answer EIO while it may turn out that the document has
+	// given the volume to the capturer that fenced it.
+	movedGrace = 5 * time.Second
+	// measureEvery is how often a device is measured whose size the document leaves open.
+	measureEvery = 5 * time.Second
+	// nbdMemory bounds the payloads that a volume's clients have in flight, in bytes. It stands beside
+	// the recorders' budget.
+	nbdMemory = 64 << 20
+)
 
-// nbdMemory bounds the payloads that a volume's clients have in flight, in bytes. It stands beside
-// the recorders' budget.
-const nbdMemory = 64 << 20
+// The scopes of metrics.
+const (
+	scopeCDC     = "github.com/farshore/farshore/pkg/cdc"
+	scopeNBD     = "github.com/farshore/farshore/pkg/cdc/nbd"
+	scopeJournal = "github.com/farshore/farshore/pkg/journal"
+)
 
-// tap is one volume: its device, its stream, the recorder in between, and the front.
+// tap is one volume: its device, its activity log, the recorder in between, and the front. It serves the
+// volume whether or not there is a journal; attend finds the journal to record into.
 type tap struct {
-	env    *daemon.Env
+	*capturer
 	volume group.Volume
-	name   string // of the writer
 	log    *slog.Logger
 
 	tls      *tls.Config // nil: none
 	device   cdc.Device
-	listener net.Listener
-
-	site     *journal.Site
-	writer   *journal.Writer
 	activity *activity.Log
 	recorder *cdc.Recorder
+	listener net.Listener
+	resize   chan struct{} // a token: the volume's size may have changed
+
+	tenure tenure // see attend
 }
 
-// newTap opens and locks the volume's device. It doesn't need the journal.
-func newTap(env *daemon.Env, v group.Volume, writer, state string) (*tap, error) {
-	config, err := serverTLS(v.TLS)
-	if err != nil {
-		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
+// newTap opens, in this order, what keeps others away: the device, the log, the address.
+func newTap(ctx context.Context, c *capturer, v group.Volume) (t *tap, err error) {
+	t = &tap{capturer: c, volume: v, log: c.env.Log.With("volume", v.Name), resize: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.close())
+		}
+	}()
+	if t.tls, err = serverTLS(v.TLS); err != nil {
+		return t, err
 	}
-	device, err := cdc.OpenFile(v.Path, int64(v.Size))
-	if errors.Is(err, cdc.ErrLocked) {
-		return nil, fmt.Errorf("volume %s: %w; is another capturer running, or is it mounted?", v.Name, err)
+	if t.device, err = openDevice(v); err != nil {
+		return t, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
-	}
-	t := &tap{env: env, volume: v, name: writer, tls: config, device: device, log: env.Log.With("volume", v.Name)}
+	capture, name := c.env.Group.Spec.Capture, c.env.Group.Metadata.Name
 	t.activity, err = activity.Open(activity.Options{
-		Path: filepath.Join(state, v.Name+".activity"), UID: v.UID, Size: device.Size(), Hot: env.Group.Spec.Capture.HotRegions,
-		Flush: device.Flush, Log: t.log, Meter: env.Telemetry.Meter("github.com/farshore/farshore/pkg/cdc/activity"),
+		Path: filepath.Join(c.state, v.Name+".activity"), UID: v.UID, Size: t.device.Size(), Hot: capture.HotRegions,
+		Flush: t.device.Flush, Modified: modified(v.Path), Log: t.log, Meter: c.env.Telemetry.Meter(scopeCDC),
+		Attributes: attribute.NewSet(attribute.String("group", name), attribute.String("volume", v.Name)),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("volume %s: %w", v.Name, errors.Join(err, device.Close()))
+		return t, err
 	}
-	return t, nil
-}
-
-// attach takes the volume's stream over and puts the recorder between it and the device. It tries
-// again while the journal can't be reached, and gives up only on what waiting doesn't change.
-func (t *tap) attach(ctx context.Context, site *journal.Site, budget *cdc.Budget) error {
-	t.site = site
-	for {
-		err := t.takeOver(ctx)
-		var config *journal.ConfigError
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil || errors.As(err, &config) {
-			return fmt.Errorf("volume %s: %w", t.volume.Name, err)
-		}
-		t.log.Warn("journal is not available, trying again", "error", err)
-		select {
-		case <-time.After(retryEvery):
-		case <-ctx.Done():
-			return fmt.Errorf("volume %s: %w", t.volume.Name, ctx.Err())
-		}
+	o := cdc.Options{
+		Device: t.device, Activity: t.activity, Budget: c.budget,
+		Final:      func(err error) bool { return errors.Is(err, journal.ErrFenced) },
+		FrameBytes: int(capture.FrameBytes), Linger: time.Duration(capture.Linger), Compress: capture.Compression == group.CompressionS2,
+		PassBytesPerSecond: int64(capture.SeedRate), ScrubBytesPerSecond: c.scrubRate(),
+		Log: t.log, Meter: c.env.Telemetry.Meter(scopeCDC), Group: name, Volume: v.Name,
 	}
-	c := t.env.Group.Spec.Capture
-	t.recorder = cdc.NewRecorder(cdc.Options{
-		Device: t.device, Activity: t.activity, Budget: budget, WhenBusGone: whenBusGone(c.WhenBusGone),
-		Final: func(err error) bool {
-			return errors.Is(err, journal.ErrFenced) || errors.Is(err, journal.ErrHistoryLost)
-		},
-		FrameBytes: int(c.FrameBytes), Linger: time.Duration(c.Linger),
-		Compress: c.Compression == group.CompressionS2, PassBytesPerSecond: int64(c.SeedRate), ScrubBytesPerSecond: int64(c.ScrubRate),
-		Log: t.log, Meter: t.env.Telemetry.Meter("github.com/farshore/farshore/pkg/cdc"),
-		Group: t.env.Group.Metadata.Name, Volume: t.volume.Name,
-	})
-	var err error
+	if capture.WhenBusGone == group.BusGoneStall {
+		o.WhenBusGone = cdc.Stall
+	}
+	t.recorder = cdc.NewRecorder(o)
 	t.listener, err = t.listen(ctx)
+	return t, err
+}
+
+// scrubRate is a volume's part of what the process may read to compare in the background.
+func (c *capturer) scrubRate() int64 {
+	rate := int64(c.env.Group.Spec.Capture.ScrubRate)
+	if rate == 0 {
+		return 0
+	}
+	return max(1, rate/int64(max(1, len(c.group.Load().VolumesOf(c.name)))))
+}
+
+// openDevice opens a volume's device. A file that the document wants larger than it is opens as it is: it grows
+// once it is recorded.
+func openDevice(v group.Volume) (cdc.Device, error) {
+	size := int64(v.Size)
+	if info, err := os.Stat(v.Path); err == nil && info.Mode().IsRegular() && info.Size() > 0 && info.Size() < size {
+		size = 0
+	}
+	device, err := cdc.OpenFile(v.Path, size)
+	if errors.Is(err, cdc.ErrLocked) {
+		return nil, fmt.Errorf("%w; is another capturer running, or is it mounted?", err)
+	}
+	return device, err
+}
+
+// modified tells when a file was last changed; a block device doesn't tell.
+func modified(path string) func() (time.Time, error) {
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	return func() (time.Time, error) {
+		info, err := os.Stat(path)
+		if err != nil {
+			return time.Time{}, err
+		}
+		return info.ModTime(), nil
+	}
+}
+
+// run serves and records the volume until ctx ends or it fails for good. Then the front is closed first and
+// the pipeline drained, so that what an application was told is in the journal or in the log.
+func (t *tap) run(ctx context.Context, wanted func() int64) error {
+	fronts, closeFronts := context.WithCancel(ctx)
+	defer closeFronts()
+	pipelines, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	var first error
+	var once sync.Once
+	failed := func(err error) {
+		if err != nil {
+			once.Do(func() { first = fmt.Errorf("volume %s: %w", t.volume.Name, err) })
+			closeFronts()
+		}
+	}
+	var working, serving sync.WaitGroup
+	working.Go(func() { failed(t.activity.Run(pipelines)) })
+	working.Go(func() { failed(t.fencedFor(fronts, t.recorder.Run(pipelines))) })
+	working.Go(func() { failed(t.attend(pipelines)) })
+	serving.Go(func() { failed(t.export(fronts)) })
+	serving.Go(func() { t.follow(fronts, wanted) })
+	<-fronts.Done()
+	serving.Wait()
+
+	t.drain(pipelines)
+	end()
+	working.Wait()
+	return errors.Join(first, t.close())
+}
+
+// fencedFor holds the end of a fenced tap back for a moment: where the document has given the volume to
+// whoever fenced it, this one just leaves.
+func (t *tap) fencedFor(ctx context.Context, err error) error {
+	if !errors.Is(err, journal.ErrFenced) {
+		return err
+	}
+	t.log.Error("fenced: another capturer took the volume over; everything that is written here is refused", "error", err)
+	select {
+	case <-ctx.Done():
+	case <-time.After(movedGrace):
+	}
 	return err
-}
-
-func (t *tap) takeOver(ctx context.Context) error {
-	g := t.env.Group
-	generation, err := t.site.Generation(ctx, g.Metadata.Name, t.volume.Name)
-	if err != nil {
-		return err
-	}
-	id := journal.StreamID{Group: g.Metadata.Name, Part: t.volume.Name, Generation: generation}
-	err = t.site.EnsureStream(ctx, id, journal.StreamOptions{
-		UID: t.volume.UID, Size: t.device.Size(),
-		MaxBytes: int64(g.Spec.Journal.MaxBytes), Replicas: g.Spec.Journal.Replicas,
-	})
-	if err != nil {
-		return err
-	}
-	// The recorder doesn't exist yet; the writer calls these from its Run, when it does.
-	t.writer, err = t.site.OpenWriter(ctx, id, journal.WriterOptions{
-		Writer: t.name,
-		Open: func(uint64) *events.Epoch {
-			return &events.Epoch{Writer: t.name, UID: t.volume.UID, Size: t.device.Size(), BlockSize: t.device.BlockSize()}
-		},
-		Heartbeat: func() *events.Heartbeat { return t.recorder.Heartbeat() },
-		Trim:      &journal.TrimOptions{Margin: time.Duration(g.Spec.Journal.Margin)},
-		Log:       t.log, Meter: t.env.Telemetry.Meter("github.com/farshore/farshore/pkg/journal"),
-	})
-	if err != nil {
-		return err
-	}
-	// A log of another stream, or a stream that begins, tells nothing about what is stored in it.
-	adopted, _ := t.activity.Tenure()
-	if _, fresh := t.activity.Fresh(); fresh || adopted.Generation != generation || t.writer.Previous() == 0 {
-		t.activity.AllStale()
-	}
-	return t.activity.Adopt(activity.Stream{Generation: generation, Epoch: t.writer.Epoch()})
-}
-
-func whenBusGone(w group.WhenBusGone) cdc.WhenBusGone {
-	if w == group.BusGoneStall {
-		return cdc.Stall
-	}
-	return cdc.Track
-}
-
-// record runs the stream's writer and the recorder until ctx ends or one of them fails for good; the
-// other one ends with it, and every mutation answers EIO from then on.
-func (t *tap) record(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return t.writer.Run(ctx) })
-	g.Go(func() error { return t.activity.Run(ctx) })
-	g.Go(func() error { return t.recorder.Run(ctx) })
-	g.Go(func() error { return t.recorder.Record(ctx, t.writer, cdc.Tenure{}) })
-	if err := g.Wait(); err != nil {
-		return fmt.Errorf("volume %s: %w", t.volume.Name, err)
-	}
-	return nil
-}
-
-// vote takes part in the group's barriers until ctx ends.
-func (t *tap) vote(ctx context.Context) error {
-	info := barrier.Info{
-		UID: t.volume.UID, Generation: t.writer.ID().Generation, Epoch: t.writer.Epoch(), Size: t.device.Size(),
-	}
-	return barrier.Serve(ctx, t.site.Conn(), t.env.Group.Metadata.Name, t.volume.Name, info, t.recorder)
 }
 
 // export serves the volume to its clients until ctx ends and its requests are answered.
 func (t *tap) export(ctx context.Context) error {
-	server := nbd.NewServer(nbd.Options{
-		Log: t.log, Meter: t.env.Telemetry.Meter("github.com/farshore/farshore/pkg/cdc/nbd"), TLS: t.tls, Memory: nbdMemory,
-	})
+	server := nbd.NewServer(nbd.Options{Log: t.log, Meter: t.env.Telemetry.Meter(scopeNBD), TLS: t.tls, Memory: nbdMemory})
 	server.AddExport(t.volume.Name, t.recorder, false)
-	t.log.Info("volume is served", "listen", t.volume.Listen, "bytes", t.device.Size(), "epoch", t.writer.Epoch())
+	t.log.Info("volume is served", "listen", t.volume.Listen, "bytes", t.recorder.Size())
 	if err := server.Serve(ctx, t.listener); err != nil {
-		return fmt.Errorf("volume %s: serve NBD: %w", t.volume.Name, err)
+		return fmt.Errorf("serve NBD: %w", err)
 	}
 	return nil
 }
 
-// drain waits until everything acknowledged is stored.
-func (t *tap) drain(ctx context.Context) error {
-	err := t.recorder.Drain(ctx)
-	if err == nil || errors.Is(err, cdc.ErrStopped) || errors.Is(err, cdc.ErrDetached) {
-		return nil // the reason why it stopped is reported by record
+// poke tells that the volume's size may have changed.
+func (t *tap) poke() {
+	select {
+	case t.resize <- struct{}{}:
+	default:
 	}
-	debt := t.recorder.Heartbeat()
-	return fmt.Errorf("volume %s: %d bytes are not in the journal yet, the next start sends them: %w", t.volume.Name, debt.DebtBytes, err)
 }
 
-// close unlocks the device; nothing uses it any more.
+// follow makes the volume as large as the document says, or where that leaves it open, as its device.
+func (t *tap) follow(ctx context.Context, wanted func() int64) {
+	tick := time.NewTicker(measureEvery)
+	defer tick.Stop()
+	told := ""
+	for {
+		size := wanted()
+		if size == 0 {
+			size = measure(t.volume.Path)
+		}
+		if size > t.recorder.Size() {
+			if err := t.recorder.Resize(ctx, size); err != nil && err.Error() != told {
+				told = err.Error()
+				t.log.Error("volume can't grow, trying again", "bytes", size, "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.resize:
+		case <-tick.C:
+		}
+	}
+}
+
+// measure returns the size of a file or block device, in whole sectors; 0 where that can't be told.
+func measure(path string) int64 {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0
+	}
+	return size / sector * sector
+}
+
+const sector = 512 // bytes
+
+// drain waits until everything acknowledged is stored, as long as there is a journal and for a while at most. The
+// log lists what isn't.
+func (t *tap) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainLimit)
+	defer cancel()
+	err := t.recorder.Drain(ctx)
+	if err == nil || errors.Is(err, cdc.ErrStopped) || errors.Is(err, cdc.ErrDetached) && t.activity.StaleBytes() == 0 {
+		return // the reason why it stopped is reported by run
+	}
+	t.log.Warn("not everything is in the journal yet; the activity log lists it, and the next start sends it",
+		"bytes", t.recorder.Heartbeat().DebtBytes, "error", err)
+}
+
+// close unlocks what newTap opened; nothing uses it any more.
 func (t *tap) close() error {
+	var errs [2]error
 	if t.listener != nil {
 		_ = t.listener.Close() // it is closed already where it was served
 	}
-	if err := errors.Join(t.activity.Close(), t.device.Close()); err != nil {
-		return fmt.Errorf("close volume %s: %w", t.volume.Name, err)
+	if t.activity != nil {
+		errs[0] = t.activity.Close()
+	}
+	if t.device != nil {
+		errs[1] = t.device.Close()
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return fmt.Errorf("close: %w", err)
 	}
 	return nil
 }

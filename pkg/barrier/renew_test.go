@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
@@ -67,6 +68,103 @@ func (r *rig) renewed(generation uint32, base *events.Base) []journal.Message {
 		r.t.Errorf("generation %d begins with %+v, not on %+v", generation, messages[0].Event, base)
 	}
 	return messages
+}
+
+// [I] A control stream that an operator deleted is not continued: a new generation begins on what the DR site
+// holds, with the roster and above every number, epoch and time that anybody knows.
+func TestLostControlStreamIsRenewed(t *testing.T) {
+	r := newRig(t)
+	a, b := new(fakeTap), new(fakeTap)
+	r.serve("a", 1, a)
+	r.serve("b", 1, b)
+	future := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	base := &events.Base{Generation: 1, Seq: 77, Barrier: 4000}
+	dr := r.recover(repair.Foundation{Base: base, Newest: 4, Barrier: 5000, Epoch: 20, Roster: 30, Time: future})
+	dr.set(func(d *recovery) { d.busy = repair.ErrBusy })
+	c := r.coordinate(Options{Volumes: volumes("a", "b"), Interval: onDemand})
+	var before *events.Commit
+	r.eventually("both are members", func() error {
+		if before = r.mark("before"); len(before.Vector) != 2 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if err := r.site.JetStream().DeleteStream(t.Context(), controlStream(1)); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the DR site is asked", func() error {
+		dr.mu.Lock()
+		defer dr.mu.Unlock()
+		if dr.asked == 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	dr.set(func(d *recovery) { d.busy = nil })
+	after := r.mark("after")
+	if after.Token.Barrier <= 5000 || after.Token.Epoch <= 20 || !after.Time.After(future) || len(after.Vector) != 2 || after.Roster <= 30 {
+		t.Errorf("behind %+v came %+v", before, after)
+	}
+	messages := r.renewed(5, base)
+	states := map[string]events.MemberState{}
+	for _, m := range messages {
+		switch e := m.Event.(type) {
+		case *events.Member:
+			states[e.Volume] = e.State
+		case *events.Commit:
+			if states["a"] != events.Joined || states["b"] != events.Joined {
+				t.Errorf("committed with the roster %v", states)
+			}
+		}
+	}
+	if err := c.stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	// A fresh coordinator goes on in it.
+	r.coordinate(Options{Volumes: volumes("a", "b"), Interval: onDemand})
+	if again := r.mark("again"); again.Token.Compare(after.Token) <= 0 || !again.Time.After(after.Time) || again.Roster != after.Roster {
+		t.Errorf("behind %+v came %+v", after, again)
+	}
+}
+
+// A coordinator that starts on a stream that ends below the DR site's mirror, as a rolled back one does, takes the
+// roster from what is left of it.
+func TestRolledBackControlStreamIsRenewed(t *testing.T) {
+	r := newRig(t)
+	r.serve("a", 1, new(fakeTap))
+	gone := r.serve("b", 1, new(fakeTap))
+	dr := r.recover(repair.Foundation{Newest: 1})
+	c := r.coordinate(Options{Volumes: volumes("a", "b"), Interval: onDemand})
+	r.eventually("both are members", func() error {
+		if len(r.mark("before").Vector) != 2 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if err := c.stop(); err != nil {
+		t.Fatal(err)
+	}
+	gone.stop()
+	tail, err := r.site.Tail(t.Context(), controlStream(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := &events.Base{Generation: 1, Seq: tail.Last + 3, Barrier: 900}
+	dr.set(func(d *recovery) { d.stored[1], d.found.Base, d.found.Barrier = tail.Last+3, base, 900 })
+	r.coordinate(Options{Volumes: volumes("a", "b"), Interval: onDemand})
+	// [I] b is a member still, although only the old stream tells: no commit without it.
+	r.eventually("b is missed", func() error {
+		if m := r.missing(); len(m.Members) != 1 || m.Members[0].Volume != "b" {
+			return m
+		}
+		return nil
+	})
+	r.serve("b", 2, &fakeTap{seq: 1000})
+	if after := r.mark("after"); after.Token.Barrier <= 900 || len(after.Vector) != 2 {
+		t.Errorf("committed %+v", after)
+	}
+	r.renewed(2, base)
 }
 
 // The DR site may ask for a new generation, once; and what concerns volumes is refused.

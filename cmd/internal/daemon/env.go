@@ -47,7 +47,13 @@ type Env struct {
 
 	mu     sync.Mutex
 	server *bus.Server
-	sites  map[Site]*journal.Site
+	sites  map[connection]*journal.Site
+}
+
+// connection is one of a process's connections.
+type connection struct {
+	site    Site
+	control bool // see PrimaryControl
 }
 
 // run is a daemon from its flags to its end.
@@ -72,7 +78,7 @@ func run(ctx context.Context, s Spec, f flags, stderr io.Writer) (err error) {
 		return err
 	}
 	env := &Env{
-		Group: g, Log: log, Telemetry: t, Instance: instance, spec: s, flags: f, sites: make(map[Site]*journal.Site),
+		Group: g, Log: log, Telemetry: t, Instance: instance, spec: s, flags: f, sites: make(map[connection]*journal.Site),
 		document: document, hangup: hangups(ctx),
 	}
 	defer func() {
@@ -119,18 +125,25 @@ func loadDocument(path string) ([]byte, *group.Group, error) {
 // waiting for the server as long as ctx lives, and runs the embedded server before where the
 // daemon hosts it. Don't close the site: Env does.
 func (e *Env) Primary(ctx context.Context) (*journal.Site, error) {
-	return e.site(ctx, Primary)
+	return e.site(ctx, connection{site: Primary})
+}
+
+// PrimaryControl is Primary for a connection of its own, whose messages don't wait behind what is sent to the
+// journal: votes, and what the other site asks.
+func (e *Env) PrimaryControl(ctx context.Context) (*journal.Site, error) {
+	return e.site(ctx, connection{site: Primary, control: true})
 }
 
 // DR is Primary for the DR site.
 func (e *Env) DR(ctx context.Context) (*journal.Site, error) {
-	return e.site(ctx, DR)
+	return e.site(ctx, connection{site: DR})
 }
 
-func (e *Env) site(ctx context.Context, which Site) (*journal.Site, error) {
+func (e *Env) site(ctx context.Context, c connection) (*journal.Site, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if s := e.sites[which]; s != nil {
+	which := c.site
+	if s := e.sites[c]; s != nil {
 		return s, nil
 	}
 	url := ""
@@ -145,11 +158,14 @@ func (e *Env) site(ctx context.Context, which Site) (*journal.Site, error) {
 		o.URL = url
 	}
 	o.Name, o.Log = "farshore-"+e.spec.Use+"-"+e.Instance, e.Log
+	if c.control {
+		o.Name += "-control"
+	}
 	s, err := journal.Connect(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	e.sites[which] = s
+	e.sites[c] = s
 	return s, nil
 }
 
@@ -170,7 +186,7 @@ func SiteOptions(g *group.Group, which Site) journal.Options {
 	}
 }
 
-// host starts the site's embedded server where the document wants one, and returns its URL.
+// host starts the site's embedded server where the document wants one, unless it runs, and returns its URL.
 func (e *Env) host(which Site) (string, error) {
 	site := e.Group.Spec.Sites.Primary
 	if which == DR {
@@ -178,6 +194,9 @@ func (e *Env) host(which Site) (string, error) {
 	}
 	if site.URL != "" {
 		return "", nil
+	}
+	if e.server != nil {
+		return e.server.ClientURL(), nil
 	}
 	o := bus.Options{ConfigFile: site.Embedded}
 	if site.Embedded == "" {
