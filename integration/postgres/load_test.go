@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os/exec"
@@ -84,11 +85,14 @@ func (l *load) note(ctx context.Context, err error) {
 	}
 }
 
-// failures returns the errors that the clients saw.
-func (l *load) failures() []error {
+// unnoticed fails the test if a client saw an error.
+func (l *load) unnoticed(t *testing.T) {
+	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.errs
+	if len(l.errs) > 0 {
+		t.Fatalf("PostgreSQL's clients noticed: %v", errors.Join(l.errs...))
+	}
 }
 
 // acked counts acknowledged commits.
@@ -109,9 +113,7 @@ func (l *load) progress(t *testing.T, n int) {
 	t.Helper()
 	from := l.acked()
 	harness.Eventually(t, 90*time.Second, fmt.Sprintf("%d more commits", n), func() error {
-		if errs := l.failures(); len(errs) > 0 {
-			t.Fatalf("PostgreSQL's clients noticed: %v\n%s", errs, l.server.tail(20))
-		}
+		l.unnoticed(t)
 		if now := l.acked(); now < from+n {
 			return fmt.Errorf("%d so far", now-from)
 		}

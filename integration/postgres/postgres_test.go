@@ -129,7 +129,7 @@ func (r *rig) close(t *testing.T) {
 		}
 	}
 	if t.Failed() {
-		t.Log(r.server.tail(20))
+		t.Log(strings.ReplaceAll(r.server.tail(20), " | ", "\n"))
 	}
 	if err := os.RemoveAll(r.root); err != nil {
 		t.Errorf("clean up: %v", err)
@@ -194,9 +194,7 @@ func (r *rig) waitPoint(t *testing.T) {
 func (r *rig) quiet(t *testing.T, label string) {
 	t.Helper()
 	r.load.end()
-	if errs := r.load.failures(); len(errs) > 0 {
-		t.Fatalf("PostgreSQL's clients noticed: %v", errs)
-	}
+	r.load.unnoticed(t)
 	r.pair.Mark(label, 60*time.Second)
 	r.load.start(t.Context())
 }
@@ -205,9 +203,7 @@ func (r *rig) quiet(t *testing.T, label string) {
 // is still in memory reaches the journal, then PostgreSQL and the rest.
 func (r *rig) loseSite(t *testing.T) {
 	t.Helper()
-	if errs := r.load.failures(); len(errs) > 0 {
-		t.Fatalf("PostgreSQL's clients noticed: %v", errs)
-	}
+	r.load.unnoticed(t)
 	for _, i := range r.random.Perm(len(r.pair.Capturers)) {
 		r.pair.Capturers[i].Kill()
 	}
