@@ -20,6 +20,8 @@ const (
 	opening  = 1000 // of each account
 	churned  = 4000 // rows of the table churn; even
 	stocked  = 60000
+
+	think = 5 * time.Millisecond // between two transactions of a client
 )
 
 // schema: every transaction moves an amount between two accounts and says so in the ledger, as
@@ -149,6 +151,7 @@ func (l *load) client(ctx context.Context, c int, random *rand.Rand) error {
 		l.mu.Lock()
 		l.log[c][n].acked = acked
 		l.mu.Unlock()
+		<-time.After(think) // so that every point's journal is short enough to be replayed often
 	}
 	s.close()
 	return nil

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -184,7 +183,7 @@ func (r *rig) waitPoint(t *testing.T) {
 			return err
 		}
 		if s.Applied == nil || s.Applied.Time.Before(from) {
-			return fmt.Errorf("applied %+v, phase %s, missing %v, conditions %+v", s.Applied, s.Phase, s.MissingVotes, s.Conditions)
+			return errors.New(harness.Describe(s))
 		}
 		return nil
 	})
@@ -216,15 +215,7 @@ func (r *rig) loseSite(t *testing.T) {
 // points lists the recovery points since ready that have both volumes.
 func (r *rig) points(t *testing.T, ready time.Time) []replay.Point {
 	t.Helper()
-	out, err := r.pair.Farshore("points", "--limit", "0", "-o", "json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []replay.Point
-	if err := json.Unmarshal([]byte(out), &all); err != nil {
-		t.Fatalf("decode points: %v", err)
-	}
-	return slices.DeleteFunc(all, func(p replay.Point) bool {
+	return slices.DeleteFunc(r.pair.Points(), func(p replay.Point) bool {
 		if p.Restorable && len(p.Volumes) == 2 && p.Time.After(ready) {
 			return false
 		}
