@@ -192,6 +192,12 @@ func TestNothingIsLostOverLeaderChanges(t *testing.T) {
 	if err := x.end(t); err != nil {
 		t.Fatal(err)
 	}
+	// Nor does a takeover take an election for a loss.
+	c.stepDown(s)
+	y := start(t, s, "b", func(o *journal.WriterOptions) { o.Acked, o.Created = uint64(n)+1, x.Created() })
+	if y.Previous() != uint64(n)+1 {
+		t.Errorf("taken over behind %d, not %d", y.Previous(), n+1)
+	}
 }
 
 func TestTakeoverOfAReplicatedStream(t *testing.T) {

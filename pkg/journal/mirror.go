@@ -87,9 +87,10 @@ func (m Mirror) Bytes() (bytes uint64) {
 }
 
 // EnsureMirror makes incarnation n of the mirror of the peer's stream id at this site; it begins at sequence from,
-// and the primary must have made its feed (EnsureStream made the first one's, which begins at 1). It needs the primary.
-// Calling it again changes nothing, nor does asking for an incarnation while there is a newer one. A mirror that differs, and sites that accept messages
-// of different sizes, give a *ConfigError, an origin that ends below its mirror ErrHistoryLost.
+// and the primary must feed it (EnsureStream has it feed the first one, from 1; EnsureIncarnation another). Where the
+// primary feeds a newer one by now, that is made instead: after this site's store was lost nothing else would
+// tell. It needs the primary. Calling it again changes nothing. A mirror that differs, and sites that accept
+// messages of different sizes, give a *ConfigError, an origin that ends below its mirror ErrHistoryLost.
 func (s *Site) EnsureMirror(ctx context.Context, id StreamID, n int, from uint64) error {
 	if err := id.check(); err != nil {
 		return err
@@ -112,10 +113,11 @@ func (s *Site) EnsureMirror(ctx context.Context, id StreamID, n int, from uint64
 	if here, there := m.Last(), origin.CachedInfo().State.LastSeq; there < here {
 		return fmt.Errorf("the mirror of %s reaches %d: %w: the primary's stream ends at %d", id.Name(), here, ErrHistoryLost, there)
 	}
-	if len(m.Incarnations) > 0 && m.Newest().Incarnation > n {
-		n, from = m.Newest().Incarnation, m.Newest().From
+	metadata := origin.CachedInfo().Config.Metadata
+	if f := feedOf(metadata); f.incarnation > n {
+		n, from = f.incarnation, f.from
 	}
-	return s.makeMirror(ctx, id, n, from, origin.CachedInfo().Config.Metadata)
+	return s.makeMirror(ctx, id, n, from, metadata)
 }
 
 // makeMirror makes the incarnation, or compares the one there is.
@@ -138,6 +140,7 @@ func (s *Site) makeMirror(ctx context.Context, id StreamID, n int, from uint64, 
 	if want.Metadata == nil {
 		want.Metadata = map[string]string{}
 	}
+	delete(want.Metadata, metaFeed)
 	want.Metadata[metaFrom] = strconv.FormatUint(from, 10)
 	stream, err := s.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {

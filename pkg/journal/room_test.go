@@ -3,6 +3,7 @@ package journal_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -97,6 +98,57 @@ func TestFullStreamKeepsAReserve(t *testing.T) {
 	var refused *journal.ConfigError
 	if err := s.EnsureStream(t.Context(), id, o); !errors.As(err, &refused) {
 		t.Errorf("a lowered limit: %v", err)
+	}
+}
+
+// A stream of an older version has no reserve, and a server's disk has none either: what is refused is sent again
+// until there is room.
+func TestRefusedMessagesAreSentAgain(t *testing.T) {
+	t.Parallel()
+	s := journaltest.One(t)
+	ensure(t, s, journal.StreamOptions{})
+	stream, err := s.JetStream().Stream(t.Context(), id.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.MaxBytes = 64 << 10
+	if _, err := s.JetStream().UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	x := start(t, s, "a")
+	const total = 1000
+	var wg sync.WaitGroup
+	wg.Go(func() { appendAll(t, x, 0, total) })
+	var got []int
+	next := uint64(1)
+	for len(got) < total {
+		eventually(t, "the stream is full, or all is stored", func() bool { return x.Full() || x.Stored() == total+1 })
+		tail, err := s.Tail(t.Context(), id.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tail.Last < next {
+			continue
+		}
+		r, err := s.OpenReader(t.Context(), id.Name(), next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, readFrom(t, r, tail.Last)...)
+		r.Close()
+		next = tail.Last + 1
+		if err := s.Purge(t.Context(), id.Name(), next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
+	if !slices.Equal(got, count(total)) {
+		t.Fatal("something was lost or repeated")
+	}
+	wait(t, x, total+1)
+	if x.Full() {
+		t.Error("still called full")
 	}
 }
 

@@ -20,6 +20,7 @@ const (
 	metaSize       = "farshore.size"
 	metaMaxPayload = "farshore.max_payload"
 	metaFormat     = "farshore.format"
+	metaFeed       = "farshore.feed" // of an origin: the newest incarnation of its mirror, and its first sequence
 	metaFrom       = "farshore.from" // of a mirror: the sequence that its incarnation begins at
 )
 
@@ -128,7 +129,7 @@ func (s *Site) EnsureStream(ctx context.Context, id StreamID, o StreamOptions) e
 			return fmt.Errorf("update limit and max_payload of stream %s: %w", want.Name, err)
 		}
 	}
-	return s.ensureFeed(ctx, id)
+	return s.ensureFeed(ctx, id, is.Metadata)
 }
 
 func sameStream(is, want jetstream.StreamConfig) error {
