@@ -31,7 +31,7 @@ type tenure struct {
 	recovery      repair.Recovery
 	broken        uint32 // highest generation that can't be continued; 0: none
 	why           string // it can't
-	recorded      uint32 // newest generation that this process has recorded into
+	adopted       uint32 // newest generation that the log follows since this process has opened it; 0: none
 	told          string // trouble, as last reported
 	toldAt        time.Time
 
@@ -109,7 +109,7 @@ func (t *tap) record(ctx context.Context) (err error) {
 	defer cancel(nil)
 	t.tenure.set(writer, cancel)
 	defer t.tenure.set(nil, nil)
-	t.tenure.recorded, t.tenure.told = s.id.Generation, ""
+	t.tenure.told = ""
 	t.log.Info("recording", "generation", s.id.Generation, "epoch", writer.Epoch(), "bytes", t.activity.StaleBytes())
 
 	whole := ctx
@@ -186,10 +186,10 @@ func (t *tap) begin(ctx context.Context, s start, w *journal.Writer) (pass event
 			return 0, nil, err
 		}
 	}
-	err = t.activity.Adopt(activityStream(w))
-	if err != nil {
+	if err := t.activity.Adopt(activityStream(w)); err != nil {
 		return 0, nil, fmt.Errorf("note the stream in the activity log: %w", err)
 	}
+	t.tenure.adopted = s.id.Generation
 	return pass, hashes, nil
 }
 

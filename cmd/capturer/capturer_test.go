@@ -32,15 +32,24 @@ type shore struct {
 	dir      string
 	port     int
 	document string
+	uid      string
+	size     int64
 }
 
 func newShore(t *testing.T) *shore {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	s := &shore{dir: t.TempDir(), port: l.Addr().(*net.TCPAddr).Port}
+	s := &shore{dir: t.TempDir(), port: l.Addr().(*net.TCPAddr).Port, uid: "u1", size: volumeSize}
 	must(t, l.Close())
 	s.document = filepath.Join(s.dir, "group.yaml")
+	s.writeDocument(t, "")
+	return s
+}
+
+// writeDocument writes the group's document, with more volumes.
+func (s *shore) writeDocument(t *testing.T, more string) {
+	t.Helper()
 	must(t, os.WriteFile(s.document, fmt.Appendf(nil, `
 apiVersion: farshore.dev/v1alpha1
 kind: ProtectionGroup
@@ -48,12 +57,11 @@ metadata: {name: shop}
 spec:
   sites:
     primary: {url: "nats://127.0.0.1:%d"}
-  volumes:
-  - {name: orders, uid: u1, capturer: a, path: %q, size: %d, listen: "unix:%s"}
-  - {name: ledger, uid: u2, capturer: b, path: /nowhere, listen: "unix:/nowhere.sock"}
   capture: {scrubRate: 0}
-`, s.port, s.image(), volumeSize, s.socket()), 0o600))
-	return s
+  volumes:
+  - {name: orders, uid: %s, capturer: a, path: %q, size: %d, listen: "unix:%s"}
+  - {name: ledger, uid: u2, capturer: b, path: /nowhere, listen: "unix:/nowhere.sock"}
+%s`, s.port, s.uid, s.image(), s.size, s.socket(), more), 0o600))
 }
 
 func (s *shore) image() string  { return filepath.Join(s.dir, "orders.img") }
@@ -115,7 +123,7 @@ func TestCapturerRecordsAndDrains(t *testing.T) {
 	site := s.startBus(t)
 	for start := uint64(1); start <= 2; start++ {
 		p := s.start(t)
-		p.await(t, "msg=ready")
+		p.await(t, "msg=recording")
 		client := s.dial(t)
 		rnd := rand.New(rand.NewPCG(start, 1))
 		for i := range 200 {

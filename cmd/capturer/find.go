@@ -82,7 +82,7 @@ func (t *tap) look(ctx context.Context, id journal.StreamID) (info journal.Strea
 // The rest is judged when it was taken over.
 func (t *tap) judge(n uint32, info journal.StreamInfo, exists bool) string {
 	known, acked := t.activity.Tenure()
-	reason, fresh := t.activity.Fresh()
+	reason, fresh := t.fresh()
 	switch {
 	case n <= t.tenure.broken:
 		return t.tenure.why
@@ -106,6 +106,14 @@ func (t *tap) judge(n uint32, info journal.StreamInfo, exists bool) string {
 		return fmt.Sprintf("the stream ends at %d, %d was acknowledged", info.Last, acked)
 	}
 	return ""
+}
+
+// fresh tells whether the log knows of no stream, and why: it did not when it was opened, and follows none since.
+func (t *tap) fresh() (reason string, fresh bool) {
+	if t.tenure.adopted > 0 {
+		return "", false
+	}
+	return t.activity.Fresh()
 }
 
 // found asks the DR site what a new generation can begin on, until it tells.
@@ -134,8 +142,8 @@ func (t *tap) lay(s start, known activity.Stream) (events.PassKind, hasher) {
 		return events.PassSeed, nil
 	}
 	// The log knows the base's history if nobody else has written to it since.
-	ours := t.tenure.recorded == known.Generation || s.foundation.Epoch != 0 && s.foundation.Epoch <= known.Epoch
-	if _, fresh := t.activity.Fresh(); fresh || !ours || known.Generation != base.Generation {
+	ours := t.tenure.adopted == known.Generation || s.foundation.Epoch != 0 && s.foundation.Epoch <= known.Epoch
+	if _, fresh := t.fresh(); fresh || !ours || known.Generation != base.Generation {
 		t.activity.AllStale()
 		t.log.Info("the whole volume is compared with its replica", "bytes", t.activity.StaleBytes())
 	} else {
