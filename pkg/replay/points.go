@@ -15,8 +15,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replica"
@@ -44,17 +42,22 @@ var ErrNoJournal = errors.New("the DR site has no journal of the group: is the a
 
 // history is what the DR site holds of a group.
 type history struct {
-	site    *journal.Site
-	group   string
-	dir     string // of the group at the DR site
-	mirrors map[journal.StreamID]journal.StreamInfo
-	holes   map[string]uint64   // by mirror: first sequence that is missing or known to be damaged
-	base    *replica.Checkpoint // nil: the history begins with blank volumes
-	commits []*events.Commit    // oldest first
+	site     *journal.Site
+	group    string
+	dir      string // of the group at the DR site
+	mirrors  map[journal.StreamID]journal.Mirror
+	holes    map[journal.StreamID][]journal.Hole
+	damage   map[journal.StreamID]replica.Damaged
+	openings map[journal.StreamID]*events.Epoch // how later generations begin; nil: that is not here
+	base     replica.Checkpoint                 // the zero one: the history begins with blank volumes
+	commits  []*events.Commit                   // oldest first
 }
 
 // errMoved means that history was trimmed while it was read.
 var errMoved = errors.New("the history was trimmed meanwhile")
+
+// errNoBeginning means that a generation's first event is not here: what it goes on from can't be told.
+var errNoBeginning = errors.New("the beginning of the generation is not here")
 
 // open reads the history of a group. dir is the group's directory at the DR site; it need not exist.
 func open(ctx context.Context, site *journal.Site, group, dir string) (*history, error) {
@@ -67,33 +70,35 @@ func open(ctx context.Context, site *journal.Site, group, dir string) (*history,
 }
 
 func openOnce(ctx context.Context, site *journal.Site, group, dir string) (*history, error) {
-	h := &history{site: site, group: group, dir: dir, mirrors: make(map[journal.StreamID]journal.StreamInfo), holes: make(map[string]uint64)}
+	h := &history{
+		site: site, group: group, dir: dir, mirrors: make(map[journal.StreamID]journal.Mirror),
+		holes: make(map[journal.StreamID][]journal.Hole), damage: make(map[journal.StreamID]replica.Damaged),
+		openings: make(map[journal.StreamID]*events.Epoch),
+	}
 	streams, err := site.Streams(ctx, group)
 	if err != nil {
 		return nil, err
 	}
-	var control journal.StreamInfo
-	for _, s := range streams {
-		if s.Incarnation == 0 {
-			continue
+	var control []journal.Mirror
+	for _, m := range journal.Mirrors(streams) {
+		h.mirrors[m.ID] = m
+		if h.holes[m.ID], err = site.Holes(ctx, m, first(m)); err != nil {
+			return nil, err
 		}
-		h.mirrors[s.ID] = s
-		if s.Messages > 0 && s.Messages < s.Last-s.First+1 {
-			if err := h.findHole(ctx, s); err != nil {
-				return nil, err
-			}
+		if err := h.readOpening(ctx, m); err != nil {
+			return nil, err
 		}
-		if s.ID.Part == journal.Control && s.ID.Generation > control.ID.Generation {
-			control = s
+		if m.ID.Part == journal.Control {
+			control = append(control, m)
 		}
 	}
-	if control.Name == "" {
+	if len(control) == 0 {
 		return nil, fmt.Errorf("group %s: %w", group, ErrNoJournal)
 	}
 	base, err := replica.ReadCheckpoint(replica.BaseDir(dir))
 	switch {
 	case err == nil && base.Commit.Barrier > 0: // else the applier is making its first one, and nothing was trimmed yet
-		h.base = &base
+		h.base = base
 	case err == nil:
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("read base: %w", err)
@@ -103,110 +108,175 @@ func openOnce(ctx context.Context, site *journal.Site, group, dir string) (*hist
 		return nil, err
 	}
 	for _, d := range known {
-		h.damaged(d.Stream, d.Seq)
+		h.damaged(d)
 	}
-	h.commits, err = h.readCommits(ctx, control)
-	return h, err
+	for _, leg := range replica.Chain(control, h.opening(journal.Control)) {
+		commits, whole, err := h.readCommits(ctx, leg)
+		if err != nil {
+			return nil, err
+		}
+		h.commits = append(h.commits, commits...)
+		if !whole {
+			break // what lies behind is not known
+		}
+	}
+	return h, nil
 }
 
-// findHole finds the first message that a mirror lacks.
-func (h *history) findHole(ctx context.Context, m journal.StreamInfo) error {
-	stream, err := h.site.JetStream().Stream(ctx, m.Name)
-	if err != nil {
-		return fmt.Errorf("look for holes in %s: %w", m.Name, err)
+// first returns the oldest sequence that is left of a mirror.
+func first(m journal.Mirror) uint64 { return max(m.Incarnations[0].First, 1) }
+
+// readOpening notes how a generation begins. One that begins with damage can't be followed; that is all.
+func (h *history) readOpening(ctx context.Context, m journal.Mirror) error {
+	if m.ID.Generation == 1 {
+		return nil
 	}
-	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
-	if err != nil {
-		return fmt.Errorf("look for holes in %s: %w", m.Name, err)
+	e, err := replica.OpeningOf(ctx, h.site, m)
+	if stream, seq, damaged := replica.Damage(err); damaged {
+		h.damaged(replica.Damaged{Stream: stream, Seq: seq, Reason: err.Error()})
+		return nil
 	}
-	for _, seq := range info.State.Deleted {
-		h.damaged(m.Name, seq)
-	}
-	return nil
+	h.openings[m.ID] = e
+	return err
 }
 
-// damaged notes that nothing from message seq of a mirror on can be used.
-func (h *history) damaged(mirror string, seq uint64) {
-	if first, ok := h.holes[mirror]; !ok || seq < first {
-		h.holes[mirror] = seq
+// opening tells how generations of a part begin.
+func (h *history) opening(part string) replica.Opening {
+	return func(generation uint32) (*events.Epoch, error) {
+		if e := h.openings[journal.StreamID{Group: h.group, Part: part, Generation: generation}]; e != nil {
+			return e, nil
+		}
+		return nil, fmt.Errorf("%w: generation %d of %s", errNoBeginning, generation, part)
 	}
 }
 
-// readCommits reads the control mirror up to its end, or up to where it is damaged: what lies behind that is
-// not known.
-func (h *history) readCommits(ctx context.Context, control journal.StreamInfo) ([]*events.Commit, error) {
-	if control.Messages == 0 {
-		return nil, nil
-	}
-	last := control.Last
-	if hole, ok := h.holes[control.Name]; ok {
-		last = min(last, hole-1)
-	}
-	r, err := h.site.OpenReader(ctx, control.Name, control.First)
+// damaged notes that nothing from a message of a mirror on can be used.
+func (h *history) damaged(d replica.Damaged) {
+	id, _, err := journal.ParseName(d.Stream)
 	if err != nil {
-		return nil, h.moved(ctx, control, err)
+		return // no stream of a group
+	}
+	if known, ok := h.damage[id]; !ok || d.Seq < known.Seq {
+		h.damage[id] = d
+	}
+}
+
+// unusable returns the first message of a leg that is missing or damaged; 0: none is.
+func (h *history) unusable(id journal.StreamID, leg replica.Leg) uint64 {
+	seq := uint64(0)
+	for _, hole := range h.holes[id] {
+		if hole.To > leg.After && hole.From <= leg.Last {
+			seq = max(hole.From, leg.After+1)
+			break
+		}
+	}
+	if d, ok := h.damage[id]; ok && d.Seq > leg.After && d.Seq <= leg.Last && (seq == 0 || d.Seq < seq) {
+		seq = d.Seq
+	}
+	return seq
+}
+
+// readCommits reads one generation of the control mirror up to where the next one goes on or to its end, and tells whether it
+// got there. Where it is damaged what lies behind that is not known.
+func (h *history) readCommits(ctx context.Context, leg replica.Leg) (out []*events.Commit, whole bool, err error) {
+	id := journal.StreamID{Group: h.group, Part: journal.Control, Generation: leg.Generation}
+	m := h.mirrors[id]
+	leg.Last = min(leg.Last, m.End())
+	if seq := h.unusable(id, leg); seq > 0 {
+		leg.Last = seq - 1
+	} else {
+		whole = true
+	}
+	if leg.After >= leg.Last {
+		return nil, whole, nil
+	}
+	r, err := h.site.OpenMirror(ctx, id, leg.After+1)
+	if err != nil {
+		return nil, false, h.moved(ctx, m, err)
 	}
 	defer r.Close()
-	var out []*events.Commit
-	for seq := control.First; seq <= last; seq++ {
+	for seq := leg.After + 1; seq <= leg.Last; seq++ {
 		m, err := r.Next(ctx)
 		if err != nil {
-			err = h.moved(ctx, control, err)
+			err = h.moved(ctx, h.mirrors[id], err)
 			if _, _, damaged := replica.Damage(err); damaged {
-				return out, nil
+				return out, false, nil
 			}
-			return nil, err
+			return nil, false, err
 		}
 		if c, ok := m.Event.(*events.Commit); ok {
 			out = append(out, c)
 		}
 	}
-	return out, nil
+	return out, whole, nil
 }
 
 // moved tells a gap that the applier made by trimming from one that should not be.
-func (h *history) moved(ctx context.Context, control journal.StreamInfo, err error) error {
+func (h *history) moved(ctx context.Context, control journal.Mirror, err error) error {
 	var gap *journal.GapError
 	if !errors.As(err, &gap) {
 		return err
 	}
-	if tail, tailErr := h.site.Tail(ctx, control.Name); tailErr == nil && tail.First > control.First {
+	if now, nowErr := h.site.Mirror(ctx, control.ID); nowErr == nil && first(now) > first(control) {
 		return errMoved
 	}
 	return err
 }
 
-// lacks tells why c can't be restored; "" if it can.
-func (h *history) lacks(c *events.Commit) string {
-	if h.base != nil && c.Token.Barrier < h.base.Floor() {
-		return fmt.Sprintf("trimmed: the base is at barrier %d", h.base.Floor())
+// lacks tells why c can't be restored from a set of replicas and the journal; "" if it can.
+func (h *history) lacks(from *replica.Checkpoint, c *events.Commit) string {
+	if c.Token.Barrier < from.Floor() {
+		return fmt.Sprintf("trimmed: the base is at barrier %d", from.Floor())
 	}
 	for _, v := range c.Vector {
-		id := journal.StreamID{Group: h.group, Part: v.Volume, Generation: v.Position.Generation}
-		m, ok := h.mirrors[id]
-		switch {
-		case !ok:
-			return fmt.Sprintf("volume %s has no mirror here", v.Volume)
-		case m.Last < v.Position.Seq:
-			return fmt.Sprintf("volume %s has arrived up to %d of %d", v.Volume, m.Last, v.Position.Seq)
-		case m.First > h.start(v.Volume, v.Position.Generation):
-			return fmt.Sprintf("trimmed: volume %s begins at %d", v.Volume, m.First)
-		}
-		if hole, ok := h.holes[m.Name]; ok && hole <= v.Position.Seq && hole >= h.start(v.Volume, v.Position.Generation) {
-			return fmt.Sprintf("damaged: message %d of %s", hole, m.Name)
+		if reason := h.lacksVolume(from.Volumes[v.Volume], v); reason != "" {
+			return reason
 		}
 	}
 	return ""
 }
 
-// start returns the first sequence of a volume that a replay needs.
-func (h *history) start(volume string, generation uint32) uint64 {
-	if h.base != nil {
-		if v, ok := h.base.Volumes[volume]; ok && v.Generation == generation {
-			return v.Seq + 1
+func (h *history) lacksVolume(at replica.Volume, v events.VectorEntry) string {
+	legs, _, err := replica.Path(at, v.Position, h.opening(v.Volume))
+	switch {
+	case errors.Is(err, errNoBeginning):
+		return fmt.Sprintf("trimmed: volume %s: %v", v.Volume, err)
+	case err != nil:
+		return fmt.Sprintf("volume %s: %v", v.Volume, err)
+	}
+	for _, leg := range legs {
+		id := journal.StreamID{Group: h.group, Part: v.Volume, Generation: leg.Generation}
+		m, ok := h.mirrors[id]
+		switch end := uint64(0); {
+		case !ok:
+			return fmt.Sprintf("volume %s has no mirror of generation %d here", v.Volume, leg.Generation)
+		case first(m) > leg.After+1:
+			return fmt.Sprintf("trimmed: volume %s begins at %d", v.Volume, first(m))
+		case h.replaced(id, leg.Last, &end):
+			return fmt.Sprintf("lost: volume %s went on from %d of generation %d, and %d is not here", v.Volume, end, leg.Generation, leg.Last)
+		case m.End() < leg.Last:
+			return fmt.Sprintf("volume %s has arrived up to %d of %d", v.Volume, m.End(), leg.Last)
+		}
+		if seq := h.unusable(id, leg); seq > 0 {
+			i, _ := m.At(seq)
+			return fmt.Sprintf("damaged: message %d of %s", seq, i.Name)
 		}
 	}
-	return 1
+	return ""
+}
+
+// replaced tells whether a sequence that is not here never will be: another generation went on from before it, from end.
+func (h *history) replaced(id journal.StreamID, seq uint64, end *uint64) bool {
+	if h.mirrors[id].Last() >= seq {
+		return false
+	}
+	for other, e := range h.openings {
+		if other.Part == id.Part && e != nil && e.Base != nil && e.Base.Generation == id.Generation && e.Base.Seq < seq {
+			*end = e.Base.Seq
+			return true
+		}
+	}
+	return false
 }
 
 func (h *history) points() []Point {
@@ -217,7 +287,7 @@ func (h *history) points() []Point {
 			p.Volumes = append(p.Volumes, v.Volume)
 		}
 		slices.Sort(p.Volumes)
-		p.Reason = h.lacks(c)
+		p.Reason = h.lacks(&h.base, c)
 		p.Restorable = p.Reason == ""
 		out = append(out, p)
 	}
@@ -246,23 +316,29 @@ func Points(ctx context.Context, site *journal.Site, group, dir string, sized in
 func (h *history) size(ctx context.Context, points []Point, i int) error {
 	total := uint64(0)
 	for _, v := range points[i].commit.Vector {
-		from := uint64(1)
+		var at replica.Volume
 		if i > 0 {
 			for _, before := range points[i-1].commit.Vector {
-				if before.Volume == v.Volume && before.Position.Generation == v.Position.Generation {
-					from = before.Position.Seq + 1
+				if before.Volume == v.Volume {
+					at.Generation, at.Seq = before.Position.Generation, before.Position.Seq
 				}
 			}
 		}
-		m := h.mirrors[journal.StreamID{Group: h.group, Part: v.Volume, Generation: v.Position.Generation}]
-		if m.First > from {
+		legs, _, err := replica.Path(at, v.Position, h.opening(v.Volume))
+		if err != nil {
 			return nil
 		}
-		n, err := h.site.Bytes(ctx, m.Name, from, v.Position.Seq)
-		if err != nil {
-			return err
+		for _, leg := range legs {
+			m, ok := h.mirrors[journal.StreamID{Group: h.group, Part: v.Volume, Generation: leg.Generation}]
+			if !ok || first(m) > leg.After+1 {
+				return nil
+			}
+			n, err := h.site.MirrorBytes(ctx, m, leg.After+1, leg.Last)
+			if err != nil {
+				return err
+			}
+			total += n
 		}
-		total += n
 	}
 	points[i].Bytes = &total
 	return nil

@@ -107,7 +107,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 			return nil, err
 		}
 		r.log.Warn("the journal is damaged, going back to the newest point before it", "error", err)
-		h.damaged(stream, seq)
+		h.damaged(replica.Damaged{Stream: stream, Seq: seq, Reason: err.Error()})
 	}
 }
 
@@ -182,12 +182,12 @@ func (r *run) recover(ctx context.Context, h *history, point *Point) (*Result, e
 // them, else the base, else nothing. It returns that state's barrier.
 func (r *run) copyBase(ctx context.Context, h *history, point *Point, meter *meter) (uint64, error) {
 	from, at := "", uint64(0)
-	if h.base != nil {
+	if h.base.Commit.Barrier > 0 {
 		from, at = replica.BaseDir(r.o.Dir), h.base.Commit.Barrier
 	}
 	if hold, err := replica.Hold(r.o.Dir); err == nil {
 		cp, err := replica.ReadCheckpoint(r.o.Dir)
-		if err == nil && cp.Floor() <= point.Barrier && cp.Commit.Barrier > at {
+		if err == nil && cp.Commit.Barrier > at && h.lacks(&cp, point.commit) == "" {
 			from, at = r.o.Dir, cp.Commit.Barrier
 		}
 		defer func() { _ = hold.Close() }()
@@ -222,9 +222,19 @@ func (r *run) result(set *replica.Set, point *Point, base uint64) *Result {
 func (h *history) estimate(c *events.Commit, cp replica.Checkpoint) uint64 {
 	total := uint64(0)
 	for _, v := range c.Vector {
-		m := h.mirrors[journal.StreamID{Group: h.group, Part: v.Volume, Generation: v.Position.Generation}]
-		if from := cp.Volumes[v.Volume].Seq; m.Messages > 0 && v.Position.Seq > from {
-			total += uint64(float64(m.Bytes) / float64(m.Messages) * float64(v.Position.Seq-from))
+		legs, _, err := replica.Path(cp.Volumes[v.Volume], v.Position, h.opening(v.Volume))
+		if err != nil {
+			continue // the replay itself says what is wrong
+		}
+		for _, leg := range legs {
+			m, ok := h.mirrors[journal.StreamID{Group: h.group, Part: v.Volume, Generation: leg.Generation}]
+			messages := uint64(0)
+			if ok {
+				messages = m.Newest().Messages
+			}
+			if messages > 0 {
+				total += uint64(float64(m.Newest().Bytes) / float64(messages) * float64(leg.Last-leg.After))
+			}
 		}
 	}
 	return total
