@@ -86,6 +86,18 @@ type VolumeStatus struct {
 
 	// RegionMismatches counts the regions whose hash differed from the replica's.
 	RegionMismatches uint64 `json:"regionMismatches"`
+	// Mismatches names the newest of them, and those that still differ, oldest first; at most a few dozen.
+	Mismatches []RegionMismatch `json:"mismatches,omitempty"`
+}
+
+// RegionMismatch is a region of a replica that differed from its source.
+type RegionMismatch struct {
+	Offset     int64     `json:"offset"`     // bytes
+	Length     int64     `json:"length"`     // bytes
+	Generation uint32    `json:"generation"` // of the stream, with Seq: where the hash is that it was compared with
+	Seq        uint64    `json:"seq"`
+	Time       time.Time `json:"time"`   // when it was found
+	Healed     bool      `json:"healed"` // it was sent again, or equalled its hash since
 }
 
 // PassProgress is how far an open region pass has come.
@@ -109,5 +121,11 @@ const (
 	ConditionComplete  = "Complete"  // no stream has a gap or a damaged message
 	ConditionStorage   = "Storage"   // the DR site has room to go on
 	ConditionBarriers  = "Barriers"  // every member votes
-	ConditionVerified  = "Verified"  // no region differed from its hash
+	ConditionVerified  = "Verified"  // no region differs from its source
+	ConditionJournal   = "Journal"   // the mirrors at the DR site are below their limit
 )
+
+// Conditions returns the types in the order in which they are told.
+func Conditions() []string {
+	return []string{ConditionConnected, ConditionComplete, ConditionStorage, ConditionBarriers, ConditionVerified, ConditionJournal}
+}

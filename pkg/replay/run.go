@@ -159,7 +159,7 @@ func (r *run) recover(ctx context.Context, h *history, point *Point) (*Result, e
 			r.read.Add(uint64(m.Size))
 			meter.add(uint64(m.Size))
 		},
-		Mismatch: func(volume string, region replica.Extent) {
+		Mismatch: func(volume string, _ events.Position, region replica.Extent) {
 			r.log.Error("a region differs from the hash that the capturer sent", "volume", volume, "offset", region.Offset, "length", region.Length)
 		},
 	}})

@@ -20,6 +20,7 @@ func (f *Follower) discover(ctx context.Context) error {
 	defer cancel()
 	origins, err := f.o.Site.PeerStreams(attempt, f.group)
 	asked, refused, lost := []error{err}, []error{}, []error{}
+	var whole []journal.StreamID
 	for _, origin := range origins {
 		var config *journal.ConfigError
 		switch err := f.o.Site.EnsureMirror(attempt, origin.ID, 1, 1); {
@@ -27,10 +28,15 @@ func (f *Follower) discover(ctx context.Context) error {
 			refused = append(refused, err)
 		case errors.Is(err, journal.ErrHistoryLost):
 			lost = append(lost, err)
+			f.noteLoss(origin.ID, originBehind, 1)
 		default:
 			asked = append(asked, err)
+			if err == nil {
+				whole = append(whole, origin.ID)
+			}
 		}
 	}
+	f.notLost(whole)
 	if err := errors.Join(refused...); err != nil {
 		return err
 	}
@@ -45,6 +51,7 @@ func (f *Follower) discover(ctx context.Context) error {
 	}
 	f.trouble(group.ConditionComplete, "origins", message)
 	f.look(ctx)
+	f.followGenerations()
 	return nil
 }
 

@@ -196,6 +196,9 @@ func (f *Follower) failed(ctx context.Context, source string, err error) {
 		f.retryAt = time.Now().Add(f.o.DamageRetry)
 		f.mu.Unlock()
 		f.setDamage(ctx, Damaged{Stream: stream, Seq: seq, Reason: err.Error()})
+		if id, _, parseErr := journal.ParseName(stream); parseErr == nil && unmendable(err) {
+			f.noteLoss(id, err.Error(), lossSeen-1) // seen twice
+		}
 		f.trouble(group.ConditionStorage, source, "")
 		return
 	}
@@ -250,6 +253,9 @@ func (f *Follower) heal(read journal.StreamID, upTo uint64) {
 	var healed []journal.StreamID
 	f.mu.Lock()
 	for id, d := range f.damage {
+		if id == read && d.Seq <= upTo {
+			delete(f.lost, id)
+		}
 		if id == read && d.Seq <= upTo || id.Part == read.Part && id.Generation < read.Generation {
 			delete(f.damage, id)
 			healed = append(healed, id)

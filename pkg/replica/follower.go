@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,6 +48,11 @@ type FollowerOptions struct {
 	DamageRetry time.Duration
 	// RetentionEvery is how often what the retention no longer needs is trimmed; 0: 30 s.
 	RetentionEvery time.Duration
+	// MendEvery is how often broken mirrors and differing regions are looked at; 0: 2 s. AskEvery is the shortest time
+	// between two requests for the same thing, which doubles from one to the next; 0: 5 s.
+	MendEvery, AskEvery time.Duration
+	// RoomEvery is how often it is measured what the mirrors use; 0: 5 s.
+	RoomEvery time.Duration
 	// OpenTarget opens the replicas; nil: files and block devices.
 	OpenTarget func(TargetSpec) (Target, error)
 }
@@ -61,30 +67,34 @@ type Follower struct {
 	log     *slog.Logger
 	metrics *instruments
 
-	set      *Set
-	mirrors  *Mirrors
-	timeline *timeline
+	set        *Set
+	mirrors    *Mirrors
+	timeline   *timeline
+	mismatches *mismatches
 
 	seeds sync.WaitGroup // the volumes being seeded
 
 	// turn is held while a commit is chosen and applied, and while it is told where the replicas stand.
 	turn sync.Mutex
 
-	mu         sync.Mutex
-	document   *group.Group
-	view       view
-	stands     map[string]stand  // what was told of where replicas stand, by volume
-	asked      map[string]asking // where a history can go on, by part
-	marked     uint64            // highest barrier of any mark that was read
-	damage     map[journal.StreamID]Damaged
-	retryAt    time.Time         // until then nothing is applied over damage
-	single     bool              // advance by one commit at a time: there was no room for more
-	troubles   map[string]string // by condition type and source: what is wrong
-	since      map[string]condition
-	beats      map[string]beat // by volume
-	mismatches map[string]uint64
-	seeding    map[string]bool
-	offset     *time.Duration // the primary's clock minus ours
+	mu       sync.Mutex
+	document *group.Group
+	view     view
+	stands   map[string]stand  // what was told of where replicas stand, by volume
+	asked    map[string]asking // where a history can go on, by part
+	marked   uint64            // highest barrier of any mark that was read
+	damage   map[journal.StreamID]Damaged
+	retryAt  time.Time         // until then nothing is applied over damage
+	single   bool              // advance by one commit at a time: there was no room for more
+	troubles map[string]string // by condition type and source: what is wrong
+	since    map[string]condition
+	beats    map[string]beat            // by volume
+	lost     map[journal.StreamID]*loss // what a new generation has to mend
+	asks     map[string]*asks
+	branches map[string]bool   // volumes whose newest generation can't be followed
+	followed map[string]uint32 // newest generation that is known, by part
+	seeding  map[string]bool
+	offset   *time.Duration // the primary's clock minus ours
 }
 
 // beat is the newest heartbeat known of a stream.
@@ -113,12 +123,15 @@ func NewFollower(o FollowerOptions) (*Follower, error) {
 	if o.RetentionEvery == 0 {
 		o.RetentionEvery = retentionEvery
 	}
+	o.MendEvery, o.AskEvery = cmp.Or(o.MendEvery, mendEvery), cmp.Or(o.AskEvery, askFirst)
+	o.RoomEvery = cmp.Or(o.RoomEvery, roomEvery)
 	name := o.Group.Metadata.Name
 	return &Follower{
 		o: o, group: name, dir: filepath.Join(o.Group.Spec.Recovery.Directory, name), log: o.Log, metrics: metrics,
 		timeline: newTimeline(), document: o.Group, view: newView(), stands: make(map[string]stand), asked: make(map[string]asking),
 		damage: make(map[journal.StreamID]Damaged), troubles: make(map[string]string),
-		since: make(map[string]condition), beats: make(map[string]beat), mismatches: make(map[string]uint64),
+		since: make(map[string]condition), beats: make(map[string]beat), lost: make(map[journal.StreamID]*loss),
+		asks: make(map[string]*asks), branches: make(map[string]bool), followed: make(map[string]uint32), mismatches: newMismatches(),
 		seeding: make(map[string]bool),
 	}, nil
 }
@@ -148,6 +161,7 @@ func (f *Follower) Run(ctx context.Context) (err error) {
 	}
 	f.log.Info("following", "directory", f.dir, "barrier", cp.Commit.Barrier, "applying", cp.Applying != nil)
 	f.recallDamage(ctx)
+	f.recallMismatches(ctx)
 	if err := f.discover(ctx); err != nil {
 		return err
 	}
@@ -157,6 +171,7 @@ func (f *Follower) Run(ctx context.Context) (err error) {
 	for _, part := range []func(context.Context) error{
 		func(ctx context.Context) error { return lease.keep(ctx, f.o.Site) },
 		f.keepDiscovering, f.readControl, f.follow, f.publishStatus, f.measureClock, f.retain, f.serveRecovery,
+		f.mend, f.keepRoom,
 	} {
 		g.Go(func() error { return part(ctx) })
 	}
@@ -220,13 +235,8 @@ func (f *Follower) open(ctx context.Context) (*Set, error) {
 		Written: func(volume string, bytes int64) {
 			f.metrics.appliedBytes.Add(context.WithoutCancel(ctx), bytes, f.metrics.of(volume))
 		},
-		Mismatch: func(volume string, region Extent) {
-			f.log.Error("a region differs from its hash", "volume", volume, "offset", region.Offset, "length", region.Length)
-			f.metrics.mismatches.Add(context.WithoutCancel(ctx), 1, f.metrics.of(volume))
-			f.mu.Lock()
-			f.mismatches[volume]++
-			f.mu.Unlock()
-		},
+		Mismatch: func(volume string, at events.Position, region Extent) { f.noteMismatch(ctx, volume, at, region) },
+		Equal:    f.noteEqual,
 	}
 	told := false
 	for {

@@ -144,11 +144,16 @@ func (s *Set) applyItem(name string, w *frameWriter, it *item, compare bool) err
 			return fmt.Errorf("apply event %d: %w", it.seq, err)
 		}
 		s.hooks.written(name, n)
+		for _, op := range it.frame.Ops {
+			s.hooks.equal(name, Extent{op.Offset, op.Length})
+		}
 	case it.hash != nil && compare:
+		region := Extent{it.hash.Offset, it.hash.Length}
 		switch err := w.compare(it.hash); err {
 		case nil:
+			s.hooks.equal(name, region)
 		case errMismatch:
-			s.hooks.mismatch(name, Extent{it.hash.Offset, it.hash.Length})
+			s.hooks.mismatch(name, events.Position{Generation: it.after.Generation, Seq: it.seq}, region)
 		default:
 			return err
 		}

@@ -18,8 +18,16 @@ type instruments struct {
 
 	rpo, transit, replaySeconds, captureSeconds, offset, pointTime metric.Float64Gauge
 	replayBytes, replayMessages, captureBytes                      metric.Int64Gauge
-	appliedBytes, appliedCommits, mismatches                       metric.Int64Counter
+	journalBytes, journalLimit                                     metric.Int64Gauge
+	appliedBytes, appliedCommits, mismatches, mends                metric.Int64Counter
 }
+
+// What was mended, as metrics name it.
+const (
+	mendedHole   = "hole"   // another incarnation of a mirror was made
+	mendedLoss   = "loss"   // a new generation was asked for
+	mendedRegion = "region" // regions that differ were asked for
+)
 
 func newInstruments(m metric.Meter, groupName string) (*instruments, error) {
 	if m == nil {
@@ -48,6 +56,8 @@ func newInstruments(m metric.Meter, groupName string) (*instruments, error) {
 	}{
 		{&i.replayBytes, "farshore.replay.debt.bytes", "By", "stored at the DR site, not applied yet"},
 		{&i.replayMessages, "farshore.replay.debt.messages", "{message}", "stored at the DR site, not applied yet"},
+		{&i.journalBytes, "farshore.mirrors.bytes", "By", "used by the mirrors of the group's streams at the DR site"},
+		{&i.journalLimit, "farshore.mirrors.limit", "By", "what they may use, spec.recovery.journal.maxBytes; 0: no limit"},
 		{&i.captureBytes, "farshore.capture.debt.bytes", "By", "acknowledged to the application, not yet stored in the journal"},
 	} {
 		var err error
@@ -61,6 +71,7 @@ func newInstruments(m metric.Meter, groupName string) (*instruments, error) {
 	}{
 		{&i.appliedBytes, "farshore.applied.bytes", "By", "bytes written to replicas"},
 		{&i.appliedCommits, "farshore.applied.commits", "{commit}", "commits that the replicas were advanced to"},
+		{&i.mends, "farshore.mends", "{mend}", "what was asked for to mend a history, by kind: hole, loss or region"},
 		{&i.mismatches, "farshore.region.mismatches", "{region}", "regions that differed from the hash in the journal"},
 	} {
 		var err error
@@ -78,6 +89,17 @@ func (i *instruments) of(volume string) metric.MeasurementOption {
 		labels = append(labels, attribute.String("volume", volume))
 	}
 	return metric.WithAttributeSet(attribute.NewSet(labels...))
+}
+
+// mended counts something that was mended, or asked for.
+func (i *instruments) mended(ctx context.Context, kind, part string) {
+	i.mends.Add(context.WithoutCancel(ctx), 1, i.of(part), metric.WithAttributes(attribute.String("kind", kind)))
+}
+
+// room measures what the mirrors use.
+func (i *instruments) room(ctx context.Context, bytes, limit uint64) {
+	i.journalBytes.Record(ctx, int64(bytes), i.of(""))
+	i.journalLimit.Record(ctx, int64(limit), i.of(""))
 }
 
 // show measures what a status says. What is not known is not measured.

@@ -45,6 +45,11 @@ func (f *Follower) retainOnce(ctx context.Context) error {
 	if oldest, ok := f.timeline.oldest(); ok && target.Time.Sub(oldest.Time) < keep/20 {
 		return nil // little to win
 	}
+	return f.trimTo(ctx, target)
+}
+
+// trimTo brings the base to a commit and purges what lies before it. ErrLocked: a replay reads the base.
+func (f *Follower) trimTo(ctx context.Context, target place) error {
 	commit, err := f.commitAt(ctx, target.at)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 )
 
@@ -57,8 +58,11 @@ type Hooks struct {
 	Read func(volume string, m journal.Message)
 	// Written is called with the bytes that a frame's writes stored.
 	Written func(volume string, bytes int64)
-	// Mismatch is called for a region that differs from the hash in the journal.
-	Mismatch func(volume string, region Extent)
+	// Mismatch is called for a region that differs from the hash in the journal, which is at the position.
+	Mismatch func(volume string, at events.Position, region Extent)
+	// Equal is called for a range that holds what the source does, in the order of the stream: it was written, or
+	// compared with its hash.
+	Equal func(volume string, region Extent)
 }
 
 func (h *Hooks) read(volume string, m journal.Message) {
@@ -73,9 +77,15 @@ func (h *Hooks) written(volume string, bytes int64) {
 	}
 }
 
-func (h *Hooks) mismatch(volume string, region Extent) {
+func (h *Hooks) mismatch(volume string, at events.Position, region Extent) {
 	if h.Mismatch != nil {
-		h.Mismatch(volume, region)
+		h.Mismatch(volume, at, region)
+	}
+}
+
+func (h *Hooks) equal(volume string, region Extent) {
+	if h.Equal != nil {
+		h.Equal(volume, region)
 	}
 }
 

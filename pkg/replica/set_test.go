@@ -213,7 +213,10 @@ func TestRegionHashes(t *testing.T) {
 	mismatches := 0
 	m := replicatest.NewMachine(1)
 	o := replica.Options{Group: "g", FS: m, OpenTarget: m.OpenTarget, Hooks: replica.Hooks{
-		Mismatch: func(volume string, region replica.Extent) {
+		Mismatch: func(volume string, at events.Position, region replica.Extent) {
+			if at.Generation != 1 || at.Seq == 0 {
+				t.Errorf("the hash is at %+v", at)
+			}
 			if volume != "v" || region.Offset != 4096 {
 				t.Errorf("volume %s differs at %+v", volume, region)
 			}

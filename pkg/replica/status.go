@@ -133,9 +133,9 @@ func (f *Follower) volumeStatus(m seen, tails map[string]journal.Tail, cp *Check
 		v.Lags.TransitLagSeconds = seconds(primary.Sub(tail.Header.Time))
 		v.Lags.ReplayDebt = replayDebt(&tail, &at)
 	}
+	v.RegionMismatches, _, v.Mismatches = f.mismatches.told(name)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	v.RegionMismatches = f.mismatches[name]
 	if b := f.beats[name].body; b != nil {
 		v.Lags.CaptureDebt = &group.Debt{Seconds: *seconds(b.DebtAge), Bytes: uint64(max(0, b.DebtBytes))}
 		if b.Progress.Pass != 0 {
@@ -237,9 +237,8 @@ func (f *Follower) conditions(s *group.Status, streams map[string]seen, cp *Chec
 			problems[group.ConditionConnected] = append(problems[group.ConditionConnected],
 				fmt.Sprintf("nothing arrived from volume %s's capturer for %.0f s", v.Name, *lag))
 		}
-		if v.RegionMismatches > 0 {
-			problems[group.ConditionVerified] = append(problems[group.ConditionVerified],
-				fmt.Sprintf("%d regions of volume %s differed from their hash", v.RegionMismatches, v.Name))
+		if _, open, newest := f.mismatches.told(v.Name); open > 0 {
+			problems[group.ConditionVerified] = append(problems[group.ConditionVerified], tellMismatches(v.Name, open, newest))
 		}
 	}
 	if len(s.MissingVotes) > 0 {
@@ -248,18 +247,19 @@ func (f *Follower) conditions(s *group.Status, streams map[string]seen, cp *Chec
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for id, m := range f.view.mirrors {
-		if len(m.holes) == 0 || f.damage[id].Seq == m.holes[0].From {
+		from := f.hole(id, &m)
+		if from == 0 || f.damage[id].Seq == from {
 			continue
 		}
-		i, _ := m.At(m.holes[0].From)
+		i, _ := m.At(from)
 		problems[group.ConditionComplete] = append(problems[group.ConditionComplete],
-			fmt.Sprintf("stream %s lacks message %d; the replicas stay before it", i.Name, m.holes[0].From))
+			fmt.Sprintf("stream %s lacks message %d; the replicas stay before it", i.Name, from))
 	}
 	for _, key := range slices.Sorted(maps.Keys(f.troubles)) {
 		kind, _, _ := strings.Cut(key, "/")
 		problems[kind] = append(problems[kind], f.troubles[key])
 	}
-	for _, kind := range []string{group.ConditionConnected, group.ConditionComplete, group.ConditionStorage, group.ConditionBarriers, group.ConditionVerified} {
+	for _, kind := range group.Conditions() {
 		ok := len(problems[kind]) == 0
 		if was, known := f.since[kind]; !known || was.ok != ok {
 			f.since[kind] = condition{ok, s.Time}
@@ -270,6 +270,17 @@ func (f *Follower) conditions(s *group.Status, streams map[string]seen, cp *Chec
 		})
 	}
 	s.Phase = phase(s, problems)
+}
+
+// tellMismatches names the newest region that differs.
+func tellMismatches(volume string, open int, newest []group.RegionMismatch) string {
+	for _, r := range slices.Backward(newest) {
+		if !r.Healed {
+			return fmt.Sprintf("%d regions of volume %s differ from their source until they were sent again; the newest: %d bytes at %d (generation %d, sequence %d)",
+				open, volume, r.Length, r.Offset, r.Generation, r.Seq)
+		}
+	}
+	return fmt.Sprintf("%d regions of volume %s differ from their source", open, volume)
 }
 
 func phase(s *group.Status, problems map[string][]string) group.Phase {

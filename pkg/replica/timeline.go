@@ -137,6 +137,24 @@ func (t *timeline) last(want func(Commit) bool) (place, bool) {
 	return place{}, false
 }
 
+// beyond returns the oldest place and the one that about a part of the whole history, from 0 to 1, lies before, at
+// most at barrier limit, and how many points lie between. There is none where the oldest is all that may go.
+func (t *timeline) beyond(part float64, limit uint64) (oldest, target place, points int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	last := -1
+	for i, p := range t.all {
+		if p.Barrier <= limit {
+			last = i
+		}
+	}
+	n := min(int(part*float64(len(t.all)))+1, last)
+	if n < 1 {
+		return place{}, place{}, 0, false
+	}
+	return t.all[0], t.all[n], n, true
+}
+
 func (t *timeline) votesMissing() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -133,9 +133,14 @@ func (h *History) Resend(volume string, c *events.Commit) error {
 
 // Replace makes a blank volume of another identity take a volume's place, in a generation of its own.
 func (h *History) Replace(volume string, size int64) error {
+	h.Replaced(volume, size)
+	return h.Renew(volume, nil)
+}
+
+// Replaced makes a blank volume of another identity take a volume's place; no stream has it yet.
+func (h *History) Replaced(volume string, size int64) {
 	h.uids[volume] = fmt.Sprintf("%s-%d", UID(volume), h.renewed[volume]+2)
 	h.volumes[volume] = make([]byte, size)
-	return h.Renew(volume, nil)
 }
 
 // Add makes a blank volume known; opened tells that its Epoch is in the stream already.

@@ -50,7 +50,7 @@ func (r *Rig) open(part string, open func(uint64) *events.Epoch) {
 	id := r.ID(part)
 	o := journal.StreamOptions{MaxBytes: 1 << 30}
 	if part != journal.Control {
-		o.UID, o.Size = UID(part), int64(len(r.Content(part)))
+		o.UID, o.Size = r.UID(part), int64(len(r.Content(part)))
 	}
 	if err := r.Pair.Primary.EnsureStream(r.t.Context(), id, o); err != nil {
 		r.t.Fatal(err)

@@ -1,0 +1,153 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/farshore/farshore/pkg/group"
+	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/repair"
+)
+
+// How often the room of the mirrors is looked at, and how much longer than that a paused mirror stays so by itself: an
+// applier that is gone keeps nobody paused for long.
+const (
+	roomEvery  = 5 * time.Second
+	pauseTimes = 6
+)
+
+// roomMargin is the part of the limit, in percent, that trimming leaves free: it is not done for every message.
+const roomMargin = 10
+
+// room is how much the mirrors of the group's streams use.
+type room struct {
+	bytes, limit uint64
+	alert        int    // percent of limit
+	given        string // points that were given up; "": none
+	paused       map[string]bool
+	before       map[string]uint64 // last sequence, by part, when it was looked before
+	grown        map[string]uint64 // bytes since then, by part
+}
+
+// keepRoom watches what the mirrors use, and makes room as the document says, until ctx ends.
+func (f *Follower) keepRoom(ctx context.Context) error {
+	r := &room{paused: make(map[string]bool), before: make(map[string]uint64)}
+	for sleep(ctx, f.o.RoomEvery) {
+		f.look(ctx)
+		f.measureRoom(r)
+		f.makeRoom(ctx, r)
+	}
+	return nil
+}
+
+func (f *Follower) measureRoom(r *room) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	spec := f.document.Spec.Recovery.Journal
+	r.limit, r.alert, r.bytes = uint64(spec.MaxBytes), spec.AlertAt, 0
+	r.grown = make(map[string]uint64)
+	ends := make(map[string]uint64)
+	for id, m := range f.view.mirrors {
+		r.bytes += m.Bytes()
+		if id.Generation != f.view.newest[id.Part] || id.Part == journal.Control || id.Part == journal.Objects {
+			continue
+		}
+		ends[id.Part] = m.Last()
+		if n := messages(m.Mirror); n > 0 && m.Last() > r.before[id.Part] && r.before[id.Part] > 0 {
+			r.grown[id.Part] = (m.Last() - r.before[id.Part]) * m.Bytes() / n
+		}
+	}
+	r.before = ends
+}
+
+// makeRoom alerts, and does what the document says about full mirrors.
+func (f *Follower) makeRoom(ctx context.Context, r *room) {
+	f.metrics.room(ctx, r.bytes, r.limit)
+	policy := f.spec().Journal.WhenFull
+	full := r.limit > 0 && r.bytes >= r.limit
+	message := ""
+	if r.limit > 0 && r.bytes >= r.limit/100*uint64(r.alert) {
+		message = fmt.Sprintf("the mirrors use %d of %d bytes: raise spec.recovery.journal.maxBytes, or shorten the retention", r.bytes, r.limit)
+	}
+	f.trouble(group.ConditionJournal, "room", message)
+	if full && policy == group.FullKeepReplicating {
+		f.giveUpHistory(ctx, r)
+	}
+	if r.limit == 0 || r.bytes < r.limit/100*uint64(r.alert) {
+		r.given = ""
+	}
+	f.trouble(group.ConditionJournal, "history", r.given)
+	if full && policy == group.FullKeepHistory {
+		f.pauseNoisiest(ctx, r)
+	}
+	for _, volume := range slices.Sorted(maps.Keys(r.paused)) {
+		f.keepPaused(ctx, r, volume, full && policy == group.FullKeepHistory)
+	}
+}
+
+// giveUpHistory trims the oldest history, whatever the retention says: as much as lies above the limit, and some more, at
+// most up to what is applied.
+func (f *Follower) giveUpHistory(ctx context.Context, r *room) {
+	excess := r.bytes - r.limit + r.limit/100*roomMargin
+	oldest, target, lost, ok := f.timeline.beyond(float64(excess)/float64(r.bytes), f.set.Checkpoint().Commit.Barrier)
+	if !ok {
+		r.given = "the mirrors are full, and nothing of them can be trimmed before more is applied"
+		return
+	}
+	if err := f.trimTo(ctx, target); err != nil {
+		f.log.Warn("the mirrors are full and were not trimmed, trying again", "error", err)
+		return
+	}
+	r.given = fmt.Sprintf("the mirrors were full: recovery points before barrier %d of %s were given up",
+		target.Barrier, target.Time.Format(time.RFC3339))
+	f.log.Warn("the mirrors are full: recovery points were given up", "points", lost, "from", oldest.Barrier, "before", target.Barrier,
+		"oldest", oldest.Time, "newest", target.Time)
+}
+
+// pauseNoisiest pauses the mirror that grew most, unless enough are paused for nothing to grow.
+func (f *Follower) pauseNoisiest(ctx context.Context, r *room) {
+	noisiest := ""
+	for _, part := range slices.Sorted(maps.Keys(r.before)) {
+		if r.paused[part] || len(r.paused) > 0 && r.grown[part] == 0 {
+			continue
+		}
+		if noisiest == "" || r.grown[part] > r.grown[noisiest] {
+			noisiest = part
+		}
+	}
+	if noisiest == "" || len(r.paused) > 0 && r.grown[noisiest] < r.limit/1000 {
+		return
+	}
+	r.paused[noisiest] = true
+	f.log.Warn("the mirrors are full: pausing the one that grows most", "volume", noisiest, "bytes", r.bytes, "limit", r.limit)
+}
+
+// keepPaused renews a pause while it is wanted, and ends it.
+func (f *Follower) keepPaused(ctx context.Context, r *room, volume string, wanted bool) {
+	attempt, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	f.mu.Lock()
+	generation := f.view.newest[volume]
+	f.mu.Unlock()
+	until := time.Time{}
+	if wanted {
+		until = time.Now().Add(pauseTimes * f.o.RoomEvery)
+	}
+	err := repair.CaptureOf(f.o.Site.Conn(), f.group, volume).Pause(attempt, generation, until)
+	message := fmt.Sprintf("the mirrors are full: that of volume %s is paused until there is room; no recovery points come in meanwhile", volume)
+	switch {
+	case err != nil && wanted:
+		message = fmt.Sprintf("the mirrors are full, and that of volume %s can't be paused: %v", volume, err)
+	case err != nil: // it ends by itself
+		f.log.Warn("a pause was not ended and runs out", "volume", volume, "error", err)
+	}
+	if !wanted {
+		message = ""
+		delete(r.paused, volume)
+		f.log.Info("a mirror goes on: there is room", "volume", volume)
+	}
+	f.trouble(group.ConditionJournal, "pause of "+volume, message)
+}
