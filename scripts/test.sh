@@ -164,7 +164,7 @@ fuzzing() {
 mutation() {
 	local package name out status=0
 	while read -r package name; do
-		out=$(FARSHORE_TEST_TAGS=mutation FARSHORE_DROP_ONE_IN=500 "$GO" test -count=1 -timeout 10m -tags mutation -run "^$name\$" "$package" 2>&1)
+		out=$(FARSHORE_TEST_TAGS=mutation FARSHORE_DROP_ONE_IN=500 "$GO" test -v -count=1 -timeout 10m -tags mutation -run "^$name\$" "$package" 2>&1)
 		if grep -q -- "^--- FAIL: $name " <<<"$out"; then
 			echo "ok: $name fails, as it must: $(grep -E '^[[:space:]]+[^[:space:]]+\.go:[0-9]+: ' <<<"$out" | grep -vi -m1 ': seed' | sed 's/^[[:space:]]*//' | cut -c1-160)"
 		elif grep -q -- "^--- SKIP: $name " <<<"$out"; then

@@ -65,8 +65,8 @@ func TestDatabaseSurvives(t *testing.T) {
 
 	points := r.points(t, ready)
 	chosen := choose(r.random, points, quiet, plan.points)
-	t.Logf("%d commits acknowledged, %d points, %d to judge", r.load.acked(), len(points), len(chosen))
 	verdicts := r.judge(t, chosen)
+	t.Logf("%d of %d points judged", len(chosen), len(points))
 	r.report(t, chosen, verdicts, quiet)
 }
 
@@ -169,7 +169,7 @@ func (r *rig) faults(t *testing.T) {
 		victim.WaitReady()
 		r.load.progress(t, 100)
 		r.waitPoint(t)
-		t.Logf("%s killed: a commit took %v at most", victim.Name, r.load.longestStall(from).Round(time.Millisecond))
+		t.Logf("%s killed and started: a commit took %v at most", victim.Name, r.load.longestStall(from).Round(time.Millisecond))
 	}
 }
 
@@ -305,7 +305,7 @@ func (r *rig) report(t *testing.T, points []replay.Point, verdicts []verdict, la
 	if redone < len(verdicts)/2 {
 		t.Errorf("PostgreSQL had to recover something at %d of %d points only: the test is too easy", redone, len(verdicts))
 	}
-	t.Logf("%d commits, %d points judged, PostgreSQL redid work at %d, %d file systems not clean", acked, len(verdicts), redone, dirty)
+	t.Logf("%d commits, %d points passed, PostgreSQL redid work at %d, %d file systems not clean", acked, len(verdicts), redone, dirty)
 	t.Logf("newest point: %d rows, %d acknowledged ones are missing", verdicts[0].rows, max(0, acked-verdicts[0].rows))
 	t.Logf("replay %s; recovery %s; checks %s", spread(replays), spread(recoveries), spread(checks))
 }

@@ -146,9 +146,9 @@ func (s *server) start(ctx context.Context, options ...string) error {
 		}
 		select {
 		case <-done:
-			return fmt.Errorf("PostgreSQL does not start: %s", s.tail(8))
+			return fmt.Errorf("PostgreSQL does not start: %s", s.complaint())
 		case <-ctx.Done():
-			return fmt.Errorf("PostgreSQL does not get ready: %w: %s", ctx.Err(), s.tail(8))
+			return fmt.Errorf("PostgreSQL does not get ready: %w: %s", ctx.Err(), s.complaint())
 		case <-tick.C:
 		}
 	}
@@ -180,6 +180,20 @@ func (s *server) kill() {
 func (s *server) said(what string) bool {
 	text, err := os.ReadFile(s.log())
 	return err == nil && bytes.Contains(text, []byte(what))
+}
+
+// complaint returns why the server gave up, or the end of its log.
+func (s *server) complaint() string {
+	text, err := os.ReadFile(s.log())
+	if err != nil {
+		return err.Error()
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "PANIC:") || strings.Contains(line, "FATAL:") {
+			return strings.TrimSpace(line)
+		}
+	}
+	return s.tail(8)
 }
 
 // tail returns the last n lines of the server's log, in one.
