@@ -3,6 +3,7 @@ package nbd
 import (
 	"context"
 	"encoding/binary"
+	"time"
 
 	"github.com/farshore/farshore/pkg/cdc"
 )
@@ -10,6 +11,7 @@ import (
 const (
 	maxReply    = 64        // bytes of a reply without data
 	readPiece   = 256 << 10 // bytes of a data chunk of a large read
+	filePiece   = 1 << 20   // the same, sent from the page cache
 	holesFrom   = 64 << 10  // bytes from which on a read looks for holes
 	statusStep  = 256 << 20 // bytes asked about at once
 	maxExtents  = 8192      // in one block status reply
@@ -170,14 +172,12 @@ func (c *conn) work(ctx context.Context, q request, payload *buffer) {
 	case cmdBlockStatus:
 		c.send(c.status(q))
 	case cmdWrite:
-		var e errno
-		if q.length <= maxInline && q.flags&cmdFlagFUA == 0 {
-			t := c.writes.begin()
-			e = c.perform(ctx, q, payload.b[:q.length])
-			c.writes.end(t)
-		} else {
-			e = c.perform(ctx, q, payload.b[:q.length])
+		var t time.Time
+		if q.flags&cmdFlagFUA == 0 {
+			t = c.writes.begin()
 		}
+		e := c.perform(ctx, q, payload.b[:q.length])
+		c.writes.end(t, 1)
 		c.v.mem.giveBack(payload)
 		c.send(c.appendReply(make([]byte, 0, maxReply), q, e))
 	default:

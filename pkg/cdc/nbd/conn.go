@@ -17,6 +17,10 @@ import (
 // leader. A connection with more isn't read from until one is done.
 const maxInFlight = 64
 
+// sendBuffer is what the system keeps of replies that a client has not taken yet, in bytes. It holds a large read, so
+// that server and client don't wait for each other several times in each.
+const sendBuffer = 2 << 20
+
 var (
 	errDisconnect = errors.New("client disconnected")        // as the protocol wants it
 	errMagic      = errors.New("request with a wrong magic") // what follows can't be understood
@@ -37,6 +41,7 @@ type conn struct {
 	allocation bool
 
 	raw     syscall.RawConn // nil if nc has none
+	file    syscall.RawConn // nil if the export has none, or raw is nil
 	leader  atomic.Pointer[leader]
 	follow  func(*leader)  // starts a leader's successor
 	slots   chan struct{}  // one token per request in flight
@@ -45,7 +50,7 @@ type conn struct {
 	ended   chan struct{}
 	closing atomic.Bool // no further request is begun
 
-	reads, writes pace
+	reads, writes, pieces pace
 
 	writing sync.Mutex // who has it may write to nc
 
@@ -56,7 +61,10 @@ type conn struct {
 }
 
 func newConn(v *service, nc net.Conn) *conn {
-	return &conn{v: v, nc: nc, slots: make(chan struct{}, maxInFlight), ended: make(chan struct{})}
+	return &conn{
+		v: v, nc: nc, slots: make(chan struct{}, maxInFlight), ended: make(chan struct{}),
+		reads: pace{limit: slowOp}, writes: pace{limit: slowOp}, pieces: pace{limit: slowStore},
+	}
 }
 
 // serve does everything from the handshake to the end of the connection. Requests are worked on
@@ -100,7 +108,13 @@ func (c *conn) handshake(ctx context.Context) ([]byte, error) {
 	if sc, is := tcp.(syscall.Conn); is && !h.secure {
 		c.raw, _ = sc.SyscallConn() // nil on error: reads go through nc
 	}
-	c.entry, c.size, c.structured, c.allocation = h.chosen, h.chosen.export.Size(), h.structured, h.allocation != nil
+	c.entry, c.size, c.structured, c.allocation = h.chosen, h.size, h.structured, h.allocation != nil
+	if u, is := tcp.(*net.UnixConn); is {
+		_ = u.SetWriteBuffer(sendBuffer) // it is faster with, and works without
+	}
+	if f, is := c.export.(filed); is && c.raw != nil {
+		c.file = f.Raw()
+	}
 	c.deadline(time.Time{})
 	return h.in.Peek(h.in.Buffered())
 }
@@ -141,6 +155,11 @@ func (c *conn) end(l *leader, err error) {
 func (c *conn) write(parts ...[]byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	return c.writeLocked(parts...)
+}
+
+// writeLocked is write by who has the lock.
+func (c *conn) writeLocked(parts ...[]byte) error {
 	var err error
 	if len(parts) == 1 {
 		_, err = c.nc.Write(parts[0])
@@ -176,44 +195,4 @@ func (c *conn) send(b []byte) {
 	}
 	c.pending = false
 	c.pendMu.Unlock()
-}
-
-// slowOp and fastOp are when requests of a kind cease to be worked on by the leader, and when they
-// are again.
-const (
-	slowOp = 60 * time.Microsecond
-	fastOp = 20 * time.Microsecond
-	sample = 8 // one request in so many is timed
-)
-
-// pace tells whether requests of a kind are slow: whether they wait for something.
-type pace struct {
-	n    atomic.Uint32
-	mean atomic.Int64 // ns
-	slow atomic.Bool
-}
-
-// begin returns the time, or zero for a request that isn't timed.
-func (p *pace) begin() time.Time {
-	if p.n.Add(1)%sample != 0 {
-		return time.Time{}
-	}
-	return time.Now()
-}
-
-func (p *pace) end(t time.Time) {
-	if t.IsZero() {
-		return
-	}
-	// Concurrent updates may lose one; that does no harm. One odd value is bounded.
-	d := min(time.Since(t), 4*slowOp)
-	m := p.mean.Load()
-	m += (int64(d) - m) / 8
-	p.mean.Store(m)
-	switch {
-	case m > int64(slowOp):
-		p.slow.Store(true)
-	case m < int64(fastOp):
-		p.slow.Store(false)
-	}
 }

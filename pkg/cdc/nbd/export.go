@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"context"
+	"syscall"
 
 	"github.com/farshore/farshore/pkg/cdc"
 )
@@ -12,7 +13,8 @@ import (
 // the caller's again when the call returns; it may lie at any address. The context of a call ends
 // when its connection is gone or the server gives up waiting at its end.
 type Export interface {
-	// Size is the volume's length in bytes. It is read once per connection.
+	// Size is the volume's length in bytes. It may grow: connections to come have the new size, the
+	// others keep the one they were told.
 	Size() int64
 	// BlockSize is the unit in bytes that requests are best made in. Others are allowed too.
 	BlockSize() int64
@@ -30,6 +32,14 @@ type Export interface {
 	Flush(ctx context.Context) error
 	// Segments tells what a range holds, in order and without gaps.
 	Segments(off, length int64) ([]cdc.Segment, error)
+}
+
+// filed is an Export whose bytes lie in a file or a block device at their offsets. What is in the page
+// cache is then sent from there, without being copied. A mutation that runs beside such a read may be
+// seen by it in parts, as with ReadAt.
+type filed interface {
+	// Raw gives access to the descriptor; nil: there is none.
+	Raw() syscall.RawConn
 }
 
 // described is an Export that tells people what it is.

@@ -32,6 +32,7 @@ type handshake struct {
 	noZeroes   bool
 	structured bool
 	chosen     entry // what the client goes on with
+	size       int64 // of it, as the client was told
 	allocation *string
 	out        []byte
 }
@@ -178,8 +179,8 @@ func (h *handshake) exportName(name string) error {
 	if !found {
 		return fmt.Errorf("there is no export %q", name)
 	}
-	h.choose(e, name)
-	b := binary.BigEndian.AppendUint64(nil, uint64(e.export.Size()))
+	h.choose(e, name, e.export.Size())
+	b := binary.BigEndian.AppendUint64(nil, uint64(h.size))
 	b = binary.BigEndian.AppendUint16(b, h.flagsOf(e))
 	if !h.noZeroes {
 		b = append(b, make([]byte, 124)...)
@@ -189,8 +190,8 @@ func (h *handshake) exportName(name string) error {
 }
 
 // choose makes e the connection's export. A context that was set for another name is void.
-func (h *handshake) choose(e entry, name string) {
-	h.chosen = e
+func (h *handshake) choose(e entry, name string, size int64) {
+	h.chosen, h.size = e, size
 	if h.allocation != nil && *h.allocation != name {
 		h.allocation = nil
 	}
@@ -218,7 +219,8 @@ func (h *handshake) info(o option, data []byte) (bool, error) {
 		return false, h.reply(o, repErrUnknown, []byte("there is no such export"))
 	}
 	b := binary.BigEndian.AppendUint16(nil, infoExport)
-	b = binary.BigEndian.AppendUint64(b, uint64(e.export.Size()))
+	size := e.export.Size()
+	b = binary.BigEndian.AppendUint64(b, uint64(size))
 	h.queue(o, repInfo, binary.BigEndian.AppendUint16(b, h.flagsOf(e)))
 	b = binary.BigEndian.AppendUint16(nil, infoBlockSize)
 	b = binary.BigEndian.AppendUint32(b, 1)
@@ -238,7 +240,7 @@ func (h *handshake) info(o option, data []byte) (bool, error) {
 		}
 	}
 	if o == optGo {
-		h.choose(e, name)
+		h.choose(e, name, size)
 	}
 	return o == optGo, h.reply(o, repAck, nil)
 }

@@ -38,6 +38,7 @@ type leader struct {
 	out      []byte  // replies not sent yet
 	flushing bool    // the call is the sending of out
 
+	large  *large  // a write whose payload is being received, if any
 	outBuf *buffer // what out lies in, if it is this leader's alone
 	fill   func(fd uintptr) bool
 	got    int   // what fill read
@@ -111,10 +112,12 @@ func (l *leader) succeed(state uint64) {
 	if l.in != nil {
 		input = l.in.b[l.r:l.w]
 	}
+	large := l.large
 	if !l.flushing {
-		replies = l.out
+		replies, large = l.out, large.leave()
 	}
 	next := newLeader(c, input, replies)
+	next.large = large
 	c.leader.Store(next)
 	c.follow(next)
 }
@@ -224,6 +227,9 @@ func (l *leader) readReady(fd uintptr) bool {
 
 // request handles the next one.
 func (l *leader) request(ctx context.Context) error {
+	if l.large != nil {
+		return l.piece(ctx)
+	}
 	if err := l.need(requestSize); err != nil {
 		return err
 	}
@@ -240,6 +246,10 @@ func (l *leader) request(ctx context.Context) error {
 		return l.refuseWrite(q, e)
 	case q.cmd == cmdWrite && c.inline(q):
 		return l.write(ctx, q)
+	case q.cmd == cmdWrite && inPieces(q):
+		l.r += requestSize
+		l.large = newLarge(q)
+		return nil
 	case e != ok:
 		if err := l.space(maxReply); err != nil {
 			return err
@@ -269,7 +279,7 @@ func (l *leader) write(ctx context.Context, q request) error {
 	t := l.c.writes.begin()
 	l.begin()
 	e := l.c.perform(ctx, q, p)
-	l.c.writes.end(t)
+	l.c.writes.end(t, 1)
 	return l.finish(q, e)
 }
 
@@ -304,7 +314,7 @@ func (l *leader) readInline(q request) error {
 	t := c.reads.begin()
 	l.begin()
 	reply := c.readReply(q, b)
-	c.reads.end(t)
+	c.reads.end(t, 1)
 	if !l.end() {
 		return l.abandon(reply)
 	}
@@ -340,8 +350,11 @@ func (l *leader) hand(ctx context.Context, q request) error {
 
 // receive fills p.
 func (l *leader) receive(p []byte) error {
-	n := copy(p, l.in.b[l.r:l.w])
-	l.r += n
+	n := 0
+	if l.in != nil {
+		n = copy(p, l.in.b[l.r:l.w])
+		l.r += n
+	}
 	if n == len(p) {
 		return nil
 	}

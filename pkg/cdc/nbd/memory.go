@@ -9,10 +9,28 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
+// Payloads is where the memory for payloads of requests comes from. Acquire waits for n bytes, first come
+// first served, and fails only with ctx's error; MaxPayload bytes must be had at some time, whatever
+// requests that have begun are waiting for. A cdc.Reservation of as many is one.
+type Payloads interface {
+	Acquire(ctx context.Context, n int64) error
+	Release(n int64)
+}
+
+// MaxPayload is the most that is asked of Payloads at once, in bytes. Requests that carry more are worked
+// on in pieces.
+const MaxPayload = 1 << 20
+
+// own is Payloads with a fixed limit.
+type own struct{ *semaphore.Weighted }
+
+func (o own) Acquire(ctx context.Context, n int64) error { return o.Weighted.Acquire(ctx, n) }
+func (o own) Release(n int64)                            { o.Weighted.Release(n) }
+
 // Buffers come in powers of two.
 const (
 	minClass = 12 // 4 KiB
-	maxClass = 25 // MaxRequest
+	maxClass = 20 // MaxPayload
 	page     = 4096
 )
 
@@ -25,13 +43,11 @@ type buffer struct {
 // memory hands out buffers. Payloads are bounded by a limit that all connections share, first
 // come first served, so that a large request isn't starved by small ones.
 type memory struct {
-	limit *semaphore.Weighted
+	limit Payloads
 	free  [maxClass + 1]sync.Pool
 }
 
-func newMemory(limit int64) *memory {
-	return &memory{limit: semaphore.NewWeighted(limit)}
-}
+func newMemory(limit Payloads) *memory { return &memory{limit: limit} }
 
 func classOf(n int) int { return max(minClass, bits.Len(uint(n-1))) }
 

@@ -7,8 +7,8 @@ import (
 )
 
 func TestBuffersArePageAligned(t *testing.T) {
-	m := newMemory(2 * MaxRequest)
-	for _, n := range []int{1, 4096, 4097, 65536, 100_000, MaxRequest} {
+	m := newMemory(nil)
+	for _, n := range []int{1, 4096, 4097, 65536, 100_000, MaxPayload} {
 		for range 3 {
 			b := m.get(n)
 			if len(b.b) < n || uintptr(unsafe.Pointer(&b.b[0]))%page != 0 {
@@ -22,18 +22,19 @@ func TestBuffersArePageAligned(t *testing.T) {
 // nothing, and a large one waits until there is room again.
 func TestMemoryLimit(t *testing.T) {
 	v := newVolume(MaxRequest)
-	s := serve(t, v, Options{Memory: 2 * MaxRequest})
-	half := make([]byte, MaxRequest/2)
+	s := serve(t, v, Options{Memory: 2 * MaxPayload})
+	half := make([]byte, slowPiece/2)
 	var stalled []*rawClient
-	for range 2 {
+	for range 2 * MaxPayload / slowPiece {
 		r := s.raw(t)
 		r.open("disk")
-		r.request(request{cmd: cmdWrite, length: MaxRequest}, half...)
+		r.request(request{cmd: cmdWrite, flags: cmdFlagFUA, length: slowPiece}, half...) // one that is kept whole
 		stalled = append(stalled, r)
 	}
+	limit := s.o.Payloads.(own).Weighted
 	waitFor(t, func() bool {
-		if s.mem.limit.TryAcquire(1) {
-			s.mem.limit.Release(1)
+		if limit.TryAcquire(1) {
+			limit.Release(1)
 			return false
 		}
 		return true

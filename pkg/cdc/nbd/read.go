@@ -9,57 +9,97 @@ import (
 
 // workRead works on a read in flight.
 func (c *conn) workRead(ctx context.Context, q request) {
-	whole := !c.structured || q.flags&cmdFlagDF != 0
-	room := int(q.length)
-	if !whole {
-		room = min(room, readPiece)
-	}
-	small := q.length <= maxInline
-	if small {
-		room += c.dataHead()
-	}
-	b, err := c.v.mem.borrow(ctx, room)
-	if err != nil {
-		c.send(c.appendReply(nil, q, eShutdown))
-		return
-	}
-	defer c.v.mem.giveBack(b)
 	switch {
-	case small:
-		t := c.reads.begin()
-		reply := c.readReply(q, b.b[:room])
-		c.reads.end(t)
-		c.send(reply)
-	case whole:
-		c.readWhole(q, b.b[:q.length])
+	case q.length <= maxInline:
+		c.readSmall(ctx, q)
+	case !c.structured || q.flags&cmdFlagDF != 0:
+		c.readWhole(ctx, q)
 	default:
-		c.readPieces(q, b.b[:room])
+		c.readPieces(ctx, q)
 	}
 }
 
-// readWhole answers in one piece: an error is known before anything is sent.
-func (c *conn) readWhole(q request, b []byte) {
-	if _, err := c.export.ReadAt(b, int64(q.offset)); err != nil {
+func (c *conn) readSmall(ctx context.Context, q request) {
+	b := c.room(ctx, q, c.dataHead()+int(q.length))
+	if b == nil {
+		return
+	}
+	defer c.v.mem.giveBack(b)
+	t := c.reads.begin()
+	reply := c.readReply(q, b.b[:c.dataHead()+int(q.length)])
+	c.reads.end(t, 1)
+	c.send(reply)
+}
+
+// room borrows a buffer for the data of a read. Where it is nil the read is answered.
+func (c *conn) room(ctx context.Context, q request, n int) *buffer {
+	b, err := c.v.mem.borrow(ctx, n)
+	if err != nil {
+		c.send(c.appendReply(nil, q, eShutdown))
+		return nil
+	}
+	return b
+}
+
+// readWhole answers in one chunk. An error behind the first MaxPayload bytes ends the connection, since such a
+// reply has no room for one.
+func (c *conn) readWhole(ctx context.Context, q request) {
+	off, end := int64(q.offset), int64(q.offset)+int64(q.length)
+	head := c.appendDataHead(make([]byte, 0, maxReply), q, chunkDone, off, int(q.length))
+	if c.resident(off, end-off) {
+		c.v.metrics.count(q, ok)
+		c.writeFile(head, off, end-off)
+		return
+	}
+	n := min(end-off, MaxPayload)
+	b := c.room(ctx, q, int(n))
+	if b == nil {
+		return
+	}
+	defer c.v.mem.giveBack(b)
+	if _, err := c.export.ReadAt(b.b[:n], off); err != nil {
 		c.send(c.appendReply(nil, q, readErrno(err)))
 		return
 	}
 	c.v.metrics.count(q, ok)
-	c.write(c.appendDataHead(make([]byte, 0, maxReply), q, chunkDone, int64(q.offset), len(b)), b)
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	err := c.writeLocked(head, b.b[:n])
+	for off += n; off < end && err == nil; off += n {
+		n = min(end-off, MaxPayload)
+		if _, err = c.export.ReadAt(b.b[:n], off); err == nil {
+			err = c.writeLocked(b.b[:n])
+		} else {
+			c.v.o.Log.Warn("read failed behind the beginning of its reply; the connection is closed",
+				"export", c.entry.name, "offset", off, "error", err)
+			c.nc.Close() // this also wakes the leader
+		}
+	}
 }
 
-// readPieces answers in chunks of data and holes, with b for the data. Pieces that stay in the
-// processor's cache are faster than one.
-func (c *conn) readPieces(q request, b []byte) {
+// readPieces answers in chunks of data and holes.
+func (c *conn) readPieces(ctx context.Context, q request) {
 	off, end := int64(q.offset), int64(q.offset)+int64(q.length)
 	var segments []cdc.Segment
 	if q.length >= holesFrom {
 		segments, _ = c.export.Segments(off, int64(q.length)) // without, it is all data
 	}
+	var b *buffer
+	defer func() { c.v.mem.giveBack(b) }()
 	head := make([]byte, 0, maxReply)
 	for off < end {
 		n, zero := piece(&segments, off, end)
-		if !zero {
-			n = min(n, int64(len(b)))
+		cached := !zero && c.resident(off, min(n, filePiece))
+		switch {
+		case cached:
+			n = min(n, filePiece)
+		case !zero:
+			n = min(n, readPiece) // pieces that stay in the processor's cache are faster than one
+			if b == nil {
+				if b = c.room(ctx, q, int(min(int64(q.length), readPiece))); b == nil {
+					return
+				}
+			}
 		}
 		flags := uint16(0)
 		if off+n == end {
@@ -67,18 +107,23 @@ func (c *conn) readPieces(q request, b []byte) {
 			c.v.metrics.count(q, ok)
 		}
 		var err error
-		if zero {
+		switch {
+		case zero:
 			head = appendChunk(head[:0], flags, chunkOffsetHole, q.cookie, 12)
 			head = binary.BigEndian.AppendUint64(head, uint64(off))
 			err = c.write(binary.BigEndian.AppendUint32(head, uint32(n)))
-		} else if _, failed := c.export.ReadAt(b[:n], off); failed != nil {
-			e := readErrno(failed)
-			c.v.metrics.count(q, e)
-			c.send(appendErrorOffsetChunk(head[:0], chunkDone, q.cookie, e, uint64(off)))
-			return
-		} else {
+		case cached:
 			head = c.appendDataHead(head[:0], q, flags, off, int(n))
-			err = c.write(head, b[:n])
+			err = c.writeFile(head, off, n)
+		default:
+			if _, failed := c.export.ReadAt(b.b[:n], off); failed != nil {
+				e := readErrno(failed)
+				c.v.metrics.count(q, e)
+				c.send(appendErrorOffsetChunk(head[:0], chunkDone, q.cookie, e, uint64(off)))
+				return
+			}
+			head = c.appendDataHead(head[:0], q, flags, off, int(n))
+			err = c.write(head, b.b[:n])
 		}
 		if err != nil {
 			return

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
+	"golang.org/x/sync/semaphore"
 )
 
 // ErrTLSRequired means that a listener other than a unix socket was given to a server without TLS.
@@ -24,7 +25,10 @@ type Options struct {
 	Meter metric.Meter // nil: none
 	// TLS is used, and required of clients, on every listener that isn't a unix socket.
 	TLS *tls.Config
-	// Memory bounds the payloads of all connections, in bytes; 0: 128 MiB, at least 64 MiB.
+	// Payloads is what the payloads of all connections are counted against; nil: Memory alone.
+	Payloads Payloads
+	// Memory bounds the payloads of all connections, in bytes, where Payloads is nil; 0: 32 MiB, at
+	// least 2 MiB.
 	Memory int64
 	// Connections bounds connections; a further one is closed at once. 0: 1024. An active one
 	// uses up to 256 KiB besides payloads.
@@ -58,9 +62,11 @@ func NewServer(o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Memory == 0 {
-		o.Memory = 128 << 20
+		o.Memory = 32 << 20
 	}
-	o.Memory = max(o.Memory, 2*MaxRequest)
+	if o.Payloads == nil {
+		o.Payloads = own{semaphore.NewWeighted(max(o.Memory, 2*MaxPayload))}
+	}
 	if o.Connections <= 0 {
 		o.Connections = 1024
 	}
@@ -70,7 +76,7 @@ func NewServer(o Options) *Server {
 	if o.Grace <= 0 {
 		o.Grace = 10 * time.Second
 	}
-	return &Server{o: o, mem: newMemory(o.Memory), metrics: newMetrics(o.Meter, o.Log), exports: map[string]entry{}}
+	return &Server{o: o, mem: newMemory(o.Payloads), metrics: newMetrics(o.Meter, o.Log), exports: map[string]entry{}}
 }
 
 // AddExport makes e available under a name of at most 4096 bytes. It replaces an export of the
