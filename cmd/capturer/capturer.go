@@ -29,6 +29,7 @@ type capturer struct {
 	writer string // identity
 	state  string // directory of the activity logs
 	budget *cdc.Budget
+	reads  *cdc.Reservation // in the budget
 
 	group atomic.Pointer[group.Group] // in force
 
@@ -53,6 +54,7 @@ type seat struct {
 func (c *capturer) run(ctx context.Context, volumes []group.Volume) error {
 	c.group.Store(c.env.Group)
 	c.budget = cdc.NewBudget(int64(c.env.Group.Spec.Capture.Memory))
+	c.reads = c.budget.Reserve(outgoing)
 	c.running, c.leaving = make(map[string]*seat), make(map[string]<-chan struct{})
 	// All devices are locked before any stream's epoch is raised: whoever has the device is the
 	// one that may take the stream.

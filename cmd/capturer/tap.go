@@ -31,9 +31,11 @@ const (
 	movedGrace = 5 * time.Second
 	// measureEvery is how often a device is measured whose size the document leaves open.
 	measureEvery = 5 * time.Second
-	// nbdMemory bounds the payloads that a volume's clients have in flight, in bytes. It stands beside
-	// the recorders' budget.
-	nbdMemory = 64 << 20
+	// incoming is what the data of a volume's writes has of the process's budget in any case, in bytes: a volume whose
+	// writes wait keeps no other from receiving some.
+	incoming = 2 * nbd.MaxIncoming
+	// outgoing is what the data of all volumes' reads has in any case.
+	outgoing = 2 * nbd.MaxOutgoing
 )
 
 // The scopes of metrics.
@@ -181,7 +183,11 @@ func (t *tap) fencedFor(ctx context.Context, err error) error {
 
 // export serves the volume to its clients until ctx ends and its requests are answered.
 func (t *tap) export(ctx context.Context) error {
-	server := nbd.NewServer(nbd.Options{Log: t.log, Meter: t.env.Telemetry.Meter(scopeNBD), TLS: t.tls, Memory: nbdMemory})
+	writes := t.budget.Reserve(incoming)
+	defer writes.Close()
+	server := nbd.NewServer(nbd.Options{
+		Log: t.log, Meter: t.env.Telemetry.Meter(scopeNBD), TLS: t.tls, Incoming: writes, Outgoing: t.reads,
+	})
 	server.AddExport(t.volume.Name, t.recorder, false)
 	t.log.Info("volume is served", "listen", t.volume.Listen, "bytes", t.recorder.Size())
 	if err := server.Serve(ctx, t.listener); err != nil {

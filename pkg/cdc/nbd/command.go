@@ -106,7 +106,7 @@ func (c *conn) perform(ctx context.Context, q request, p []byte) errno {
 
 // cache reads a range, so that the system has it.
 func (c *conn) cache(ctx context.Context, off, length int64) error {
-	b, err := c.v.mem.borrow(ctx, int(min(length, readPiece)))
+	b, err := c.v.mem.borrow(ctx, outgoing, int(min(length, readPiece)))
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (c *conn) work(ctx context.Context, q request, payload *buffer) {
 			t = c.writes.begin()
 		}
 		e := c.perform(ctx, q, payload.b[:q.length])
-		c.writes.end(t, 1)
+		c.writes.end(t)
 		c.v.mem.giveBack(payload)
 		c.send(c.appendReply(make([]byte, 0, maxReply), q, e))
 	default:

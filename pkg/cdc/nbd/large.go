@@ -5,10 +5,9 @@ import (
 	"sync/atomic"
 )
 
-const (
-	writePiece = 128 << 10 // bytes of a large write stored at once: few enough to be in the processor's cache then
-	slowPiece  = 512 << 10 // the same, where the export is slow
-)
+// writePiece is how much of a large write is stored at once, in bytes: little enough to be in the processor's
+// cache then.
+const writePiece = MaxIncoming
 
 // large is a write whose payload isn't kept until all of it is there, but stored piece by piece as it arrives. That
 // takes little memory, and is faster than a buffer and a goroutine for each request as long as the export
@@ -29,7 +28,7 @@ func newLarge(q request) *large {
 
 // inPieces tells whether a write is done so: not if it is as small as a piece and durable, since that is one call then.
 func inPieces(q request) bool {
-	return q.length > slowPiece || q.length > maxInline && q.flags&cmdFlagFUA == 0
+	return q.length > writePiece || q.length > maxInline && q.flags&cmdFlagFUA == 0
 }
 
 // leave is called when the call of a piece is left behind; it returns what the successor goes on with.
@@ -64,13 +63,8 @@ func (l *leader) piece(ctx context.Context) error {
 	if err := l.space(maxReply); err != nil {
 		return err
 	}
-	slow := c.pieces.slow.Load()
-	n := int64(writePiece)
-	if slow {
-		n = slowPiece
-	}
-	n = min(n, int64(w.q.length)-w.received)
-	b, err := c.v.mem.borrow(ctx, int(n))
+	n := min(writePiece, int64(w.q.length)-w.received)
+	b, err := c.v.mem.borrow(ctx, incoming, int(n))
 	if err != nil {
 		return err
 	}
@@ -83,7 +77,7 @@ func (l *leader) piece(ctx context.Context) error {
 	switch {
 	case w.errno() != ok: // the rest is only read past
 		c.v.mem.giveBack(b)
-	case slow:
+	case c.pieces.slow.Load():
 		c.slots <- struct{}{}
 		c.ops.Add(1)
 		w.held.Add(1)
@@ -117,7 +111,7 @@ func (l *leader) store(ctx context.Context, part request, b *buffer) error {
 	t := c.pieces.begin()
 	l.begin()
 	e := c.perform(ctx, part, b.b[:part.length:part.length])
-	c.pieces.end(t, 1)
+	c.pieces.end(t)
 	if l.end() {
 		w.fail(e)
 		return nil
@@ -133,7 +127,7 @@ func (c *conn) workPiece(ctx context.Context, w *large, part request, b *buffer)
 	defer c.release()
 	t := c.pieces.begin()
 	e := c.perform(ctx, part, b.b[:part.length:part.length])
-	c.pieces.end(t, int(part.length+writePiece-1)/writePiece)
+	c.pieces.end(t)
 	c.v.mem.giveBack(b)
 	if w.done(e) {
 		c.send(c.finish(ctx, w))

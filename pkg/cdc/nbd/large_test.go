@@ -93,7 +93,7 @@ func TestLargeWriteFails(t *testing.T) {
 
 // Pieces of a slow export are stored concurrently.
 func TestLargeWriteToSlowExport(t *testing.T) {
-	v := newVolume(4 * slowPiece)
+	v := newVolume(4 * writePiece)
 	s := NewServer(Options{})
 	s.AddExport("disk", v, false)
 	near, far := net.Pipe()
@@ -111,7 +111,7 @@ func TestLargeWriteToSlowExport(t *testing.T) {
 		<-met
 		return nil
 	}
-	noise := noiseOf(4 * slowPiece)
+	noise := noiseOf(4 * writePiece)
 	must(t, c.Write(t.Context(), noise, 0))
 	if !bytes.Equal(v.at(0, int64(len(noise))), noise) {
 		t.Error("the volume differs")

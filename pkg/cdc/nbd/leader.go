@@ -279,7 +279,7 @@ func (l *leader) write(ctx context.Context, q request) error {
 	t := l.c.writes.begin()
 	l.begin()
 	e := l.c.perform(ctx, q, p)
-	l.c.writes.end(t, 1)
+	l.c.writes.end(t)
 	return l.finish(q, e)
 }
 
@@ -314,7 +314,7 @@ func (l *leader) readInline(q request) error {
 	t := c.reads.begin()
 	l.begin()
 	reply := c.readReply(q, b)
-	c.reads.end(t, 1)
+	c.reads.end(t)
 	if !l.end() {
 		return l.abandon(reply)
 	}
@@ -335,7 +335,7 @@ func (l *leader) hand(ctx context.Context, q request) error {
 		go c.work(ctx, q, nil)
 		return nil
 	}
-	b, err := c.v.mem.borrow(ctx, int(q.length))
+	b, err := c.v.mem.borrow(ctx, incoming, int(q.length))
 	if err == nil {
 		err = l.receive(b.b[:q.length])
 	}

@@ -10,27 +10,38 @@ import (
 )
 
 // Payloads is where the memory for payloads of requests comes from. Acquire waits for n bytes, first come
-// first served, and fails only with ctx's error; MaxPayload bytes must be had at some time, whatever
-// requests that have begun are waiting for. A cdc.Reservation of as many is one.
+// first served, and fails only with ctx's error. A cdc.Reservation is one.
 type Payloads interface {
 	Acquire(ctx context.Context, n int64) error
 	Release(n int64)
 }
 
-// MaxPayload is the most that is asked of Payloads at once, in bytes. Requests that carry more are worked
-// on in pieces.
-const MaxPayload = 1 << 20
+// The most that is asked of Payloads at once, in bytes: for the data of a write, and for that of a read. Requests
+// that have more are worked on in pieces. As many must be had at some time, whatever requests wait for that
+// were begun.
+const (
+	MaxIncoming = 128 << 10
+	MaxOutgoing = 1 << 20
+)
 
-// own is Payloads with a fixed limit.
-type own struct{ *semaphore.Weighted }
+// direction is which way a payload goes.
+type direction int
 
-func (o own) Acquire(ctx context.Context, n int64) error { return o.Weighted.Acquire(ctx, n) }
-func (o own) Release(n int64)                            { o.Weighted.Release(n) }
+const (
+	incoming direction = iota
+	outgoing
+)
+
+// fixed is Payloads with a fixed limit.
+type fixed struct{ *semaphore.Weighted }
+
+func (f fixed) Acquire(ctx context.Context, n int64) error { return f.Weighted.Acquire(ctx, n) }
+func (f fixed) Release(n int64)                            { f.Weighted.Release(n) }
 
 // Buffers come in powers of two.
 const (
 	minClass = 12 // 4 KiB
-	maxClass = 20 // MaxPayload
+	maxClass = 20 // MaxOutgoing
 	page     = 4096
 )
 
@@ -38,16 +49,17 @@ const (
 type buffer struct {
 	b     []byte // the whole class
 	class int
+	lent  direction
 }
 
 // memory hands out buffers. Payloads are bounded by a limit that all connections share, first
 // come first served, so that a large request isn't starved by small ones.
 type memory struct {
-	limit Payloads
+	limit [2]Payloads // by direction
 	free  [maxClass + 1]sync.Pool
 }
 
-func newMemory(limit Payloads) *memory { return &memory{limit: limit} }
+func newMemory(in, out Payloads) *memory { return &memory{limit: [2]Payloads{in, out}} }
 
 func classOf(n int) int { return max(minClass, bits.Len(uint(n-1))) }
 
@@ -73,18 +85,20 @@ func (m *memory) put(b *buffer) {
 	}
 }
 
-// borrow is get counted against the limit; it waits while the limit is reached.
-func (m *memory) borrow(ctx context.Context, n int) (*buffer, error) {
-	if err := m.limit.Acquire(ctx, 1<<classOf(n)); err != nil {
+// borrow is get counted against a limit; it waits while the limit is reached.
+func (m *memory) borrow(ctx context.Context, d direction, n int) (*buffer, error) {
+	if err := m.limit[d].Acquire(ctx, 1<<classOf(n)); err != nil {
 		return nil, err
 	}
-	return m.get(n), nil
+	b := m.get(n)
+	b.lent = d
+	return b, nil
 }
 
 // giveBack ends a loan.
 func (m *memory) giveBack(b *buffer) {
 	if b != nil {
-		m.limit.Release(int64(len(b.b)))
+		m.limit[b.lent].Release(int64(len(b.b)))
 		m.put(b)
 	}
 }

@@ -4,11 +4,13 @@ import (
 	"runtime"
 	"testing"
 	"unsafe"
+
+	"golang.org/x/sync/semaphore"
 )
 
 func TestBuffersArePageAligned(t *testing.T) {
-	m := newMemory(nil)
-	for _, n := range []int{1, 4096, 4097, 65536, 100_000, MaxPayload} {
+	m := newMemory(nil, nil)
+	for _, n := range []int{1, 4096, 4097, 65536, 100_000, MaxOutgoing} {
 		for range 3 {
 			b := m.get(n)
 			if len(b.b) < n || uintptr(unsafe.Pointer(&b.b[0]))%page != 0 {
@@ -22,16 +24,16 @@ func TestBuffersArePageAligned(t *testing.T) {
 // nothing, and a large one waits until there is room again.
 func TestMemoryLimit(t *testing.T) {
 	v := newVolume(MaxRequest)
-	s := serve(t, v, Options{Memory: 2 * MaxPayload})
-	half := make([]byte, slowPiece/2)
+	limit := fixed{semaphore.NewWeighted(2 * MaxIncoming)}
+	s := serve(t, v, Options{Incoming: limit})
+	half := make([]byte, MaxIncoming/2)
 	var stalled []*rawClient
-	for range 2 * MaxPayload / slowPiece {
+	for range 2 {
 		r := s.raw(t)
 		r.open("disk")
-		r.request(request{cmd: cmdWrite, flags: cmdFlagFUA, length: slowPiece}, half...) // one that is kept whole
+		r.request(request{cmd: cmdWrite, flags: cmdFlagFUA, length: MaxIncoming}, half...) // one that is kept whole
 		stalled = append(stalled, r)
 	}
-	limit := s.o.Payloads.(own).Weighted
 	waitFor(t, func() bool {
 		if limit.TryAcquire(1) {
 			limit.Release(1)
@@ -46,9 +48,10 @@ func TestMemoryLimit(t *testing.T) {
 		done <- err
 	}()
 	c := s.dial(t)
-	for range 100 {
+	for range 10 {
 		must(t, c.Write(t.Context(), make([]byte, 4096), 0))
 		must(t, c.Read(t.Context(), make([]byte, 4096), 0))
+		must(t, c.Read(t.Context(), make([]byte, MaxRequest), 0))
 	}
 	select {
 	case err := <-done:

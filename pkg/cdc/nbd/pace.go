@@ -7,7 +7,7 @@ import (
 
 const (
 	slowOp    = 60 * time.Microsecond  // a small request, see pace
-	slowStore = 400 * time.Microsecond // writePiece bytes of a large write
+	slowStore = 400 * time.Microsecond // a piece of a large write
 	sample    = 8                      // one request in so many is timed
 )
 
@@ -28,13 +28,13 @@ func (p *pace) begin() time.Time {
 	return time.Now()
 }
 
-// end takes note of one that was begun; parts tells how many of the kind it stands for.
-func (p *pace) end(t time.Time, parts int) {
+// end takes note of one that was begun.
+func (p *pace) end(t time.Time) {
 	if t.IsZero() {
 		return
 	}
 	// Concurrent updates may lose one; that does no harm. One odd value is bounded.
-	d := min(time.Since(t)/time.Duration(parts), 4*p.limit)
+	d := min(time.Since(t), 4*p.limit)
 	m := p.mean.Load()
 	m += (int64(d) - m) / 8
 	p.mean.Store(m)

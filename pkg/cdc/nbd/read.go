@@ -27,13 +27,13 @@ func (c *conn) readSmall(ctx context.Context, q request) {
 	defer c.v.mem.giveBack(b)
 	t := c.reads.begin()
 	reply := c.readReply(q, b.b[:c.dataHead()+int(q.length)])
-	c.reads.end(t, 1)
+	c.reads.end(t)
 	c.send(reply)
 }
 
 // room borrows a buffer for the data of a read. Where it is nil the read is answered.
 func (c *conn) room(ctx context.Context, q request, n int) *buffer {
-	b, err := c.v.mem.borrow(ctx, n)
+	b, err := c.v.mem.borrow(ctx, outgoing, n)
 	if err != nil {
 		c.send(c.appendReply(nil, q, eShutdown))
 		return nil
@@ -41,7 +41,7 @@ func (c *conn) room(ctx context.Context, q request, n int) *buffer {
 	return b
 }
 
-// readWhole answers in one chunk. An error behind the first MaxPayload bytes ends the connection, since such a
+// readWhole answers in one chunk. An error behind the first MaxOutgoing bytes ends the connection, since such a
 // reply has no room for one.
 func (c *conn) readWhole(ctx context.Context, q request) {
 	off, end := int64(q.offset), int64(q.offset)+int64(q.length)
@@ -51,7 +51,7 @@ func (c *conn) readWhole(ctx context.Context, q request) {
 		c.writeFile(head, off, end-off)
 		return
 	}
-	n := min(end-off, MaxPayload)
+	n := min(end-off, MaxOutgoing)
 	b := c.room(ctx, q, int(n))
 	if b == nil {
 		return
@@ -66,7 +66,7 @@ func (c *conn) readWhole(ctx context.Context, q request) {
 	defer c.writing.Unlock()
 	err := c.writeLocked(head, b.b[:n])
 	for off += n; off < end && err == nil; off += n {
-		n = min(end-off, MaxPayload)
+		n = min(end-off, MaxOutgoing)
 		if _, err = c.export.ReadAt(b.b[:n], off); err == nil {
 			err = c.writeLocked(b.b[:n])
 		} else {

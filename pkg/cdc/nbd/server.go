@@ -25,11 +25,9 @@ type Options struct {
 	Meter metric.Meter // nil: none
 	// TLS is used, and required of clients, on every listener that isn't a unix socket.
 	TLS *tls.Config
-	// Payloads is what the payloads of all connections are counted against; nil: Memory alone.
-	Payloads Payloads
-	// Memory bounds the payloads of all connections, in bytes, where Payloads is nil; 0: 32 MiB, at
-	// least 2 MiB.
-	Memory int64
+	// Incoming and Outgoing are what the data of writes and of reads in flight are counted
+	// against, over all connections; nil: 16 MiB each.
+	Incoming, Outgoing Payloads
 	// Connections bounds connections; a further one is closed at once. 0: 1024. An active one
 	// uses up to 256 KiB besides payloads.
 	Connections int
@@ -61,11 +59,11 @@ func NewServer(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Memory == 0 {
-		o.Memory = 32 << 20
+	if o.Incoming == nil {
+		o.Incoming = fixed{semaphore.NewWeighted(16 << 20)}
 	}
-	if o.Payloads == nil {
-		o.Payloads = own{semaphore.NewWeighted(max(o.Memory, 2*MaxPayload))}
+	if o.Outgoing == nil {
+		o.Outgoing = fixed{semaphore.NewWeighted(16 << 20)}
 	}
 	if o.Connections <= 0 {
 		o.Connections = 1024
@@ -76,7 +74,7 @@ func NewServer(o Options) *Server {
 	if o.Grace <= 0 {
 		o.Grace = 10 * time.Second
 	}
-	return &Server{o: o, mem: newMemory(o.Payloads), metrics: newMetrics(o.Meter, o.Log), exports: map[string]entry{}}
+	return &Server{o: o, mem: newMemory(o.Incoming, o.Outgoing), metrics: newMetrics(o.Meter, o.Log), exports: map[string]entry{}}
 }
 
 // AddExport makes e available under a name of at most 4096 bytes. It replaces an export of the

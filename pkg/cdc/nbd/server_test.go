@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/farshore/farshore/pkg/cdc"
 )
 
@@ -59,7 +61,9 @@ func TestRoundTrip(t *testing.T) {
 func TestConcurrentRequests(t *testing.T) {
 	const workers, part = 24, 1 << 20
 	v := newVolume(workers * part)
-	s := serve(t, v, Options{Memory: 1}) // the least there can be
+	s := serve(t, v, Options{
+		Incoming: fixed{semaphore.NewWeighted(MaxIncoming)}, Outgoing: fixed{semaphore.NewWeighted(MaxOutgoing)}, // the least there can be
+	})
 	clients := []*Client{s.dial(t), s.dial(t), s.dial(t)}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
