@@ -172,7 +172,7 @@ func TestTokens(t *testing.T) {
 // [I] A tap that isn't told to mark within its limit opens by itself and refuses that token.
 func TestHoldLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := openLog(t, filepath.Join(t.TempDir(), "log"), 1<<20, nil)
+		l := openLog(t, filepath.Join(t.TempDir(), "log"), 1<<20, 64, nil)
 		clean(t, l)
 		r := cdc.NewRecorder(cdc.Options{Device: blank(1 << 20), Activity: l})
 		ctx, cancel := context.WithCancel(t.Context())

@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/farshore/farshore/pkg/cdc"
+	"github.com/farshore/farshore/pkg/cdc/activity"
 )
 
 // BenchmarkWrite is what 4 KiB random writes cost, in parallel, with content that compresses to about a half.
 func BenchmarkWrite(b *testing.B) {
 	const size = 256 << 20
-	for _, mode := range []string{"direct", "recorded", "compressed"} {
+	for _, mode := range []string{"direct", "recorded", "compressed", "wide"} {
 		b.Run(mode, func(b *testing.B) {
 			d, err := cdc.OpenFile(filepath.Join(b.TempDir(), "v.img"), size)
 			must(b, err)
@@ -58,10 +59,15 @@ func (nowhere) Segments(off, n int64) ([]cdc.Segment, error) {
 	return []cdc.Segment{{Offset: off, Length: n}}, nil
 }
 
+// bench writes with the whole device among the hot regions, unless mode is "wide".
 func bench(b *testing.B, d cdc.Device, mode string, length int) {
+	hot := activity.DefaultHot
+	if mode == "wide" {
+		hot = 8
+	}
 	journal := newMemJournal()
 	journal.discard = true
-	l := openLog(b, filepath.Join(b.TempDir(), "log"), d.Size(), d.Flush)
+	l := openLog(b, filepath.Join(b.TempDir(), "log"), d.Size(), hot, d.Flush)
 	clean(b, l)
 	r := &rig{journal: journal, log: l, Recorder: cdc.NewRecorder(cdc.Options{
 		Device: d, Activity: l, Budget: cdc.NewBudget(64 << 20), Compress: mode == "compressed",

@@ -32,17 +32,21 @@ func TestJournalEqualsDeviceUnderRandomLoad(t *testing.T) {
 			}
 			r.pass(events.PassSeed)
 			r.run(t)
-			var load sync.WaitGroup
-			for range 24 {
-				own := rand.New(rand.NewPCG(rnd.Uint64(), rnd.Uint64()))
-				load.Go(func() {
-					for range 150 {
-						must(t, mutate(r.Recorder, own, size))
-					}
-				})
+			load := func() {
+				var load sync.WaitGroup
+				for range 24 {
+					own := rand.New(rand.NewPCG(rnd.Uint64(), rnd.Uint64()))
+					load.Go(func() {
+						for range 150 {
+							must(t, mutate(r.Recorder, own, size))
+						}
+					})
+				}
+				load.Wait()
 			}
-			load.Wait()
-			eventually(t, "ready", func() bool { ready, _ := r.Ready(); return ready })
+			load()
+			r.awaitReady(t)
+			load()
 			// Behind a whole pass it doesn't matter what was there before.
 			r.check(t, pattern(size, 0xee))
 			if n := count[*events.PassDone](r.journal.events(t)); n != 1 {

@@ -131,7 +131,7 @@ func TestPassRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := blank(8 << 20)
 		copy(d.b, bytes.Repeat([]byte{1}, 8<<20))
-		l := openLog(t, filepath.Join(t.TempDir(), "log"), 8<<20, nil)
+		l := openLog(t, filepath.Join(t.TempDir(), "log"), 8<<20, 64, nil)
 		r := cdc.NewRecorder(cdc.Options{Device: d, Activity: l, PassBytesPerSecond: 1 << 20})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)

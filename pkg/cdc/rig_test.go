@@ -261,7 +261,7 @@ func newRig(t testing.TB, size int64, adjust func(*cdc.Options)) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{dev: &hooked{Device: file}, journal: newMemJournal(), path: path}
-	r.log = openLog(t, path+".log", size, r.dev.Flush)
+	r.log = openLog(t, path+".log", size, 64, r.dev.Flush)
 	clean(t, r.log)
 	o := cdc.Options{
 		Device: r.dev, Activity: r.log, Budget: cdc.NewBudget(16 << 20), RetryEvery: time.Millisecond,
@@ -271,17 +271,19 @@ func newRig(t testing.TB, size int64, adjust func(*cdc.Options)) *rig {
 		adjust(&o)
 	}
 	r.Recorder = cdc.NewRecorder(o)
+	log := r.log
+	r.log = o.Activity
 	t.Cleanup(func() {
-		must(t, r.log.Close())
+		must(t, log.Close())
 		must(t, file.Close())
 	})
 	return r
 }
 
-func openLog(t testing.TB, path string, size int64, flush func() error) *activity.Log {
+func openLog(t testing.TB, path string, size int64, hot int, flush func() error) *activity.Log {
 	t.Helper()
 	l, err := activity.Open(activity.Options{
-		Path: path, UID: "uid", Size: size, Hot: 64, Flush: flush, Log: slog.New(slog.DiscardHandler),
+		Path: path, UID: "uid", Size: size, Hot: hot, Flush: flush, Log: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)
 	return l
