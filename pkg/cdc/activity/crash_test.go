@@ -58,6 +58,7 @@ func script(m *model) {
 		func() { m.pass(5) },
 		func() { m.clean() },
 		func() { m.write(0, 1) },
+		m.settle,
 		func() { m.write(1, 2) },
 		m.tidy,
 		func() { m.store(m.place - 1) }, // 0 is covered
@@ -106,7 +107,7 @@ func (m *model) end9(begun bool) {
 
 // record runs the script and gathers what a crash leaves at each step.
 func record(t *testing.T, d *disk, c *crashes) (*model, bool) {
-	m := newModel(t, d)
+	m := newModel(t, d, 12, 4)
 	q := m.required()
 	d.after = func() {
 		if n := len(m.tenures); n > len(q.tenures) { // one is being adopted
@@ -175,6 +176,35 @@ func count(names []string, name string) int {
 	return n
 }
 
+// [I] A record of several sectors counts when all of them are there.
+func TestCrashStatesOfLongRecords(t *testing.T) {
+	var c crashes
+	d := newDisk(nil)
+	m := newModel(t, d, 150, 64)
+	m.step = 1 << 56 // long numbers
+	must(t, boolErr(m.open() && m.adopt(streams[0])))
+	m.clean()
+	q := m.required()
+	m.settled = func() { q = m.required() }
+	d.after = func() { c.add(d, q) }
+	longest := 0
+	for range 3 {
+		for r := uint32(0); r < 126; r += 2 {
+			must(t, boolErr(m.write(r, 1)))
+		}
+		m.store(m.place)
+		m.flush()
+		before := m.l.store.at
+		m.idle()
+		longest = max(longest, int(m.l.store.at)-int(before))
+		must(t, boolErr(m.write(149, 1)))
+	}
+	if longest < 2 {
+		t.Fatal("there is no long record")
+	}
+	c.judge(t, m.o)
+}
+
 // [I] The same with each step failing in turn, with its work done or not: what fails says so, whatever is
 // acknowledged is in the file all the same, and when the fault is gone the log goes on.
 func TestFaultStates(t *testing.T) {
@@ -212,7 +242,7 @@ func TestFaultStates(t *testing.T) {
 // [I] A log whose store is full refuses to list regions, goes on with those that are listed, and recovers.
 func TestNoSpace(t *testing.T) {
 	d := newDisk(nil)
-	m := newModel(t, d)
+	m := newModel(t, d, 12, 4)
 	must(t, errors.Join(boolErr(m.open()), boolErr(m.adopt(streams[0]))))
 	m.clean()
 	must(t, boolErr(m.write(0, 1)))

@@ -60,9 +60,9 @@ func (l *Log) FlushFailed(begun uint64) {
 }
 
 func (l *Log) flushFailed(begun uint64) {
-	l.flushes.end(begun, false)
 	l.taken.empty() // what was read to be sent again may be lost too
 	l.staleWhere(func(e *entry) bool { return e.pins > 0 || !l.durable(e) })
+	l.flushes.end(begun, false) // only now: one that began later counts from here on
 }
 
 // durable tells whether the device was flushed since the last mutation of a region has ended.
@@ -81,10 +81,12 @@ func (l *Log) flushHelps() bool {
 	return false
 }
 
-// flushDevice flushes the device if it can. It is called with l.mu held and lets go of it meanwhile.
-func (l *Log) flushDevice() {
+// flushDevice flushes the device if it can, and tells whether that has changed something already: a flush
+// that succeeds counts only when those that began before have ended. It is called with l.mu held and lets
+// go of it meanwhile.
+func (l *Log) flushDevice() bool {
 	if l.o.Flush == nil || l.flushing {
-		return
+		return false
 	}
 	l.flushing = true
 	begun := l.flushes.begin()
@@ -100,4 +102,5 @@ func (l *Log) flushDevice() {
 		l.flushFailed(begun)
 	}
 	l.wakeRoom()
+	return err != nil || l.flushes.good >= begun
 }

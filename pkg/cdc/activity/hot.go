@@ -287,13 +287,12 @@ func (l *Log) awaitRoom(ctx context.Context, first, end uint32) error {
 		}
 		if l.room[0] == w {
 			if over := l.lru.n + l.missing(first, end) - l.o.Hot; over > 0 {
-				l.evict(max(over, l.eighth)) // perhaps of the range's own as well
+				l.evictWhere(max(over, l.eighth), func(e *entry) bool { return e.region < first || e.region >= end })
 			}
 			if l.lru.n+l.missing(first, end) <= l.o.Hot {
 				return nil
 			}
-			if l.flushHelps() {
-				l.flushDevice()
+			if l.flushHelps() && l.flushDevice() {
 				continue
 			}
 		}

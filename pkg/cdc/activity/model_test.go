@@ -23,16 +23,18 @@ func must(t testing.TB, err error) {
 }
 
 // model is a log, and what has to be true of it by the rules of the package's documentation, kept in the
-// simplest way: the sequence of a place is ten times the place, and time is counted in calls.
+// simplest way: the sequence of a place is a multiple of the place, and time is counted in calls.
 type model struct {
 	t    testing.TB
 	l    *Log
 	d    *disk
 	o    Options
 	time int
+	step uint64 // the sequence of a place is so many times the place
 
 	regions map[uint32]*truth
 	place   uint64 // the last one that was given out
+	heard   uint64 // the last one that the log was told of
 	stored  uint64
 	flushed int      // when the last flush that succeeded began
 	tenures []tenure // that the file may tell: the last is the one that counts
@@ -58,23 +60,22 @@ type tenure struct {
 	seqs  map[uint32]uint64 // of an older stream: as truth.seq was
 }
 
-const modelRegions = 12
-
-func newModel(t testing.TB, d *disk) *model {
-	m := &model{t: t, d: d, regions: make(map[uint32]*truth), tenures: make([]tenure, 1), settled: func() {}}
+func newModel(t testing.TB, d *disk, regions uint32, hot int) *model {
+	m := &model{t: t, d: d, regions: make(map[uint32]*truth), tenures: make([]tenure, 1), settled: func() {}, step: 10}
 	m.o = Options{
-		Path: logPath, UID: "u", Size: modelRegions * RegionSize, Hot: 4, FS: d, Log: quiet, small: true,
+		Path: logPath, UID: "u", Size: int64(regions) * RegionSize, Hot: hot, FS: d, Log: quiet, small: true,
 		Now: func() time.Time { return time.Unix(1_800_000_000, 0) },
 	}
 	m.o.Flush = func() error {
 		if m.flushes != nil {
+			m.spoil()
 			return m.flushes
 		}
 		m.flushed = m.time
 		m.settled()
 		return nil
 	}
-	for r := range uint32(modelRegions) {
+	for r := range regions {
 		m.regions[r] = &truth{owed: true, touched: true}
 	}
 	return m
@@ -104,6 +105,9 @@ func (m *model) open() bool {
 }
 
 func (m *model) begin(first, n uint32) bool {
+	for r := first; r < first+n; r++ {
+		m.regions[r].touched = true
+	}
 	m.call()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -117,7 +121,6 @@ func (m *model) begin(first, n uint32) bool {
 	}
 	for r := first; r < first+n; r++ {
 		m.regions[r].pins++
-		m.regions[r].touched = true
 	}
 	return true
 }
@@ -134,11 +137,12 @@ func (m *model) end(first, n uint32, sent bool) {
 		s.pins--
 		s.ended = m.time
 		if sent {
-			s.place, s.seq = place, place*10
+			s.place, s.seq = place, place*m.step
 		} else {
 			s.owed, s.taken = true, false
 		}
 	}
+	m.heard = max(m.heard, place)
 	m.l.End(int64(first)*RegionSize, int64(n)*RegionSize, place)
 }
 
@@ -152,10 +156,10 @@ func (m *model) write(first, n uint32) bool {
 
 func (m *model) store(place uint64) {
 	m.call()
-	m.stored = max(m.stored, place)
+	m.stored, m.heard = max(m.stored, place), max(m.heard, place)
 	t := &m.tenures[len(m.tenures)-1]
-	t.acked = max(t.acked, place*10)
-	m.l.Stored(place, place*10)
+	t.acked = max(t.acked, place*m.step)
+	m.l.Stored(place, place*m.step)
 }
 
 func (m *model) flush() {
@@ -182,10 +186,10 @@ func (m *model) drop() {
 }
 
 func (m *model) markStale(first, n uint32) bool {
-	m.call()
 	for r := first; r < first+n; r++ {
 		m.regions[r].touched = true
 	}
+	m.call()
 	err := m.l.MarkStale(int64(first)*RegionSize, int64(n)*RegionSize)
 	if err != nil {
 		m.failed++
@@ -197,26 +201,51 @@ func (m *model) markStale(first, n uint32) bool {
 	return true
 }
 
-// pass sends the first run of stale regions, or as much as n of it.
-func (m *model) pass(n int64) bool {
-	m.call()
-	off, length, ok := m.l.NextStale(0)
-	if !ok {
-		return false
+// spoil is what a flush that fails does.
+func (m *model) spoil() {
+	for r, s := range m.regions {
+		s.taken = false
+		if s.pins > 0 || s.ended > m.flushed {
+			m.owe(r)
+		}
 	}
-	length = min(length, n*RegionSize)
+}
+
+// pass sends the first run of stale regions, or the first n of it.
+func (m *model) pass(n int64) bool {
+	off, length := m.give(0, n)
 	m.place++
+	m.resent(off, length, m.place)
+	return length > 0
+}
+
+// give asks for the first stale regions behind one.
+func (m *model) give(after uint32, n int64) (off, length int64) {
+	m.call()
+	off, length, _ = m.l.NextStale(int64(after) * RegionSize)
 	for r := uint32(off / RegionSize); int64(r) < (off+length)/RegionSize; r++ {
 		s := m.regions[r]
 		if !s.owed && !s.touched {
 			m.t.Fatalf("region %d is stale without a reason", r)
 		}
-		if s.owed { // else to mark it has failed, and nothing depends on it
-			s.owed, s.place, s.seq, s.ended = false, m.place, m.place*10, m.time
+		s.taken = true
+	}
+	return off, min(length, n*RegionSize)
+}
+
+func (m *model) resent(off, length int64, place uint64) {
+	m.call()
+	for r := uint32(off / RegionSize); int64(r) < (off+length)/RegionSize; r++ {
+		// Where to mark it has failed it is given out too, and nothing depends on it.
+		if s := m.regions[r]; s.owed && s.taken {
+			s.owed, s.taken, s.ended = false, false, m.time
+			// What was heard last is taken, since a mutation that ended meanwhile isn't remembered.
+			s.place = max(s.place, place, m.heard)
+			s.seq = s.place * m.step
 		}
 	}
-	m.l.Resent(off, length, m.place)
-	return true
+	m.heard = max(m.heard, place)
+	m.l.Resent(off, length, place)
 }
 
 func (m *model) adopt(s Stream) bool {
@@ -321,20 +350,22 @@ func (q required) check(t testing.TB, at string, o Options) *Log {
 	if i < len(q.tenures)-1 {
 		seqs = q.tenures[i].seqs
 	}
-	for after := acked + 10; ; after -= min(after, 10) {
+	points := map[uint64]bool{0: true, acked: true}
+	for _, seq := range seqs {
+		points[max(seq, 1)-1] = true
+	}
+	for _, after := range slices.Backward(slices.Sorted(maps.Keys(points))) {
 		if !l.Lost(after) {
 			t.Fatalf("what lies behind %d isn't covered", after)
 		}
 		lost := staleSet(l)
 		for r, seq := range seqs {
 			if seq > after && !lost[r] {
-				t.Fatalf("behind %d all is lost, but region %d with %d isn't stale", after, r, seq)
+				t.Fatalf("%s: behind %d all is lost, but region %d with %d isn't stale", at, after, r, seq)
 			}
 		}
-		if after == 0 {
-			return l
-		}
 	}
+	return l
 }
 
 func (l *Log) hotNow() int {
@@ -356,11 +387,21 @@ func (m *model) tidy() {
 
 // clean sends all that is stale, and clears it.
 func (m *model) clean() {
-	for m.pass(modelRegions) {
+	for m.pass(maxRun) {
 	}
 	m.store(m.place)
 	m.flush()
 	m.idle()
+}
+
+// settle notes, when everything is durable that was cleared, that nothing is stale from here on without
+// a new reason.
+func (m *model) settle() {
+	if m.failed == 0 {
+		for r, s := range m.regions {
+			s.touched = m.must(r)
+		}
+	}
 }
 
 func (l *Log) tickNow(ticks uint32) {
