@@ -27,9 +27,10 @@ func (c *crashes) add(d *disk, q required) {
 	if c.seen == nil {
 		c.seen = make(map[[32]byte]bool)
 	}
+	rules := q.String()
 	for _, content := range d.states(logPath) {
 		c.total++
-		key := sha256.Sum256(fmt.Append(content, content == nil, q.String()))
+		key := sha256.Sum256(fmt.Append(content, content == nil, rules))
 		if !c.seen[key] {
 			c.seen[key] = true
 			c.states = append(c.states, crashState{fmt.Sprint(d.names[max(0, len(d.names)-6):]), content, q})

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -312,12 +313,12 @@ func (m *model) required() required {
 }
 
 func (q required) String() string {
-	keys := slices.Sorted(maps.Keys(q.stale))
-	s := fmt.Sprint(q.tenures)
-	for _, k := range keys {
-		s += fmt.Sprint(" ", k, q.stale[k], q.touched[k], q.seqs[k])
+	var s strings.Builder
+	fmt.Fprint(&s, q.tenures)
+	for _, r := range slices.Sorted(maps.Keys(q.stale)) {
+		fmt.Fprint(&s, " ", r, q.stale[r], q.touched[r], q.seqs[r])
 	}
-	return s
+	return s.String()
 }
 
 // check opens what a crash left and judges it. It returns the log.
