@@ -176,13 +176,15 @@ func (l *Log) Tenure() (s Stream, acked uint64) {
 }
 
 // Adopt notes, durably, the stream that the log is kept against from now on. Where it is another stream
-// than before (and not only another epoch of it), no region is listed with a sequence any more.
+// than before (and not only another epoch of it), no region is listed with a sequence any more, and places
+// that are stored by now count as what the stream is founded on.
 func (l *Log) Adopt(s Stream) error {
 	l.mu.Lock()
 	if s.Generation != l.tenure.Generation || !s.Created.Equal(l.tenure.Created) {
 		l.acked = 0
 		l.recent = recents{}
 		l.places.restart(l.stored)
+		l.taken.empty() // what was sent of them is not in this stream
 		for i := range l.clears {
 			l.clears[i].seq = 0
 		}

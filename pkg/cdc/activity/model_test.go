@@ -38,6 +38,7 @@ type model struct {
 	heard   uint64 // the last one that the log was told of
 	stored  uint64
 	flushed int      // when the last flush that succeeded began
+	base    uint64   // stored when the stream was adopted
 	tenures []tenure // that the file may tell: the last is the one that counts
 	failed  int      // calls that failed
 	flushes error    // what the device's flush answers
@@ -243,6 +244,9 @@ func (m *model) resent(off, length int64, place uint64) {
 			// What was heard last is taken, since a mutation that ended meanwhile isn't remembered.
 			s.place = max(s.place, place, m.heard)
 			s.seq = s.place * m.step
+			if s.place <= m.base { // it is what the stream is founded on
+				s.seq = 0
+			}
 		}
 	}
 	m.heard = max(m.heard, place)
@@ -263,7 +267,9 @@ func (m *model) adopt(s Stream) bool {
 		next.acked = last.acked
 	}
 	if other {
+		m.base = m.stored
 		for _, v := range m.regions {
+			v.taken = false
 			if v.place <= m.stored {
 				v.seq = 0
 			}
