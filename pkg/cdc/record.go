@@ -10,7 +10,7 @@ import (
 	"github.com/farshore/farshore/pkg/events"
 )
 
-// Record records the volume into a journal until ctx ends (it returns nil then) or the journal refuses for
+// Record records the volume into a journal until ctx or Run ends (it returns nil then) or the journal refuses for
 // good (it returns that error, and stops the recorder where Options.Final says so). It begins with a pass
 // over what the activity log lists as stale, and does the same again whenever something becomes stale. The
 // caller has opened the journal's stream, and has adopted it in the activity log.
@@ -35,6 +35,9 @@ func (r *Recorder) Record(ctx context.Context, j Journal, t Tenure) error {
 	}
 	r.pipe.detach(err)
 	r.interrupted()
+	if errors.Is(err, errEnded) {
+		return nil
+	}
 	return err
 }
 
