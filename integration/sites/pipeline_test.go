@@ -37,7 +37,7 @@ type pipeline struct {
 // environment gives a process its own keys and nothing of the servers'.
 func (p *pipeline) environment(primary, dr string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "FARSHORE_N") })
-	env = append(env, "FARSHORE_GROUP="+p.document)
+	env = append(env, "FARSHORE_GROUP="+p.document, "FARSHORE_STATE="+filepath.Join(p.dir, "state"))
 	if primary != "" {
 		env = append(env, "FARSHORE_PRIMARY_NKEY_SEED="+p.users[primary].file)
 	}
@@ -145,8 +145,8 @@ func newPipeline(t *testing.T) *pipeline {
 func TestPipeline(t *testing.T) {
 	p := newPipeline(t)
 	p.run(t, p.environment("snapshotter", ""), "snapshotter")
-	p.run(t, p.environment("capturer", ""), "capturer", "--name", "a", "--state", filepath.Join(p.dir, "state"))
-	p.run(t, p.environment("capturer", ""), "capturer", "--name", "b", "--state", filepath.Join(p.dir, "state"))
+	p.run(t, p.environment("capturer", ""), "capturer", "--name", "a")
+	p.run(t, p.environment("capturer", ""), "capturer", "--name", "b")
 	p.run(t, p.environment("", "applier"), "applier")
 
 	seed := rand.Uint64()
