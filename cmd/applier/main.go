@@ -9,8 +9,10 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/farshore/farshore/cmd/internal/daemon"
+	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/replica"
 )
 
@@ -44,5 +46,13 @@ func run(ctx context.Context, env *daemon.Env) error {
 	if err != nil {
 		return err
 	}
-	return f.Run(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return f.Run(ctx) })
+	g.Go(func() error {
+		return env.Follow(ctx, func(changed *group.Group) error {
+			f.Update(changed)
+			return nil
+		})
+	})
+	return g.Wait()
 }

@@ -84,6 +84,8 @@ func (r recovery) Found(ctx context.Context, part, uid string) (repair.Foundatio
 	}
 	switch {
 	case part == journal.Control:
+		most := f.timeline.most()
+		found.Epoch, found.Roster, found.Time = most.epoch, most.roster, most.time
 		if read := f.timeline.position(); read.Seq > 0 {
 			found.Base = &events.Base{Generation: read.Generation, Seq: read.Seq, Barrier: found.Barrier}
 		}

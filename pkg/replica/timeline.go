@@ -3,6 +3,7 @@ package replica
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
@@ -20,8 +21,16 @@ type timeline struct {
 	missing []string         // members whose vote the last barrier lacked
 	at      events.Position  // in the control stream: the last event that was read
 	highest uint64           // barrier that any commit had
+	reached reached          // the highest of everything else
 
 	arrived chan struct{} // a token: there is something new
+}
+
+// reached is what a new control stream has to go on above.
+type reached struct {
+	epoch  uint64 // of a writer
+	roster uint64 // version
+	time   time.Time
 }
 
 // place is where a commit is in the control stream.
@@ -30,14 +39,27 @@ type place struct {
 	at events.Position
 }
 
+// most returns the highest epoch, roster and time that the control stream has told of.
+func (t *timeline) most() reached {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reached
+}
+
 func newTimeline() *timeline { return &timeline{arrived: make(chan struct{}, 1)} }
 
 // take notes one event of a generation of the control stream.
 func (t *timeline) take(generation uint32, m journal.Message) {
 	t.mu.Lock()
 	t.at = events.Position{Generation: generation, Seq: m.Seq}
+	t.reached.epoch = max(t.reached.epoch, m.Header.Epoch)
 	switch e := m.Event.(type) {
+	case *events.Member:
+		t.reached.roster = max(t.reached.roster, e.Roster)
 	case *events.Commit:
+		if e.Time.After(t.reached.time) {
+			t.reached.time = e.Time
+		}
 		if e.Token.Barrier <= t.highest {
 			break // read again
 		}
