@@ -19,14 +19,19 @@ const (
 	pauseTimes = 6
 )
 
-// roomMargin is the part of the limit, in percent, that trimming leaves free: it is not done for every message.
-const roomMargin = 10
+// Parts of the limit, in percent: what trimming leaves free, since it is not done for every message, and how far beyond
+// the limit the mirrors must have grown for another one to be paused beside each that is.
+const (
+	roomMargin = 10
+	roomBeyond = 5
+)
 
 // room is how much the mirrors of the group's streams use.
 type room struct {
 	bytes, limit uint64
 	alert        int    // percent of limit
 	given        string // points that were given up; "": none
+	givenAt      uint64 // limit at that time
 	paused       map[string]bool
 	before       map[string]uint64 // last sequence, by part, when it was looked before
 	grown        map[string]uint64 // bytes since then, by part
@@ -76,16 +81,23 @@ func (f *Follower) makeRoom(ctx context.Context, r *room) {
 	if full && policy == group.FullKeepReplicating {
 		f.giveUpHistory(ctx, r)
 	}
-	if r.limit == 0 || r.bytes < r.limit/100*uint64(r.alert) {
+	if r.limit != r.givenAt || f.retentionKept() {
 		r.given = ""
 	}
 	f.trouble(group.ConditionJournal, "history", r.given)
 	if full && policy == group.FullKeepHistory {
-		f.pauseNoisiest(ctx, r)
+		f.pauseNoisiest(r)
 	}
 	for _, volume := range slices.Sorted(maps.Keys(r.paused)) {
 		f.keepPaused(ctx, r, volume, full && policy == group.FullKeepHistory)
 	}
+}
+
+// retentionKept tells whether recovery points reach back as far as the document wants.
+func (f *Follower) retentionKept() bool {
+	cp := f.set.Checkpoint()
+	oldest, ok := f.timeline.oldest()
+	return ok && cp.Commit.Time.Sub(oldest.Time) >= time.Duration(f.spec().Retention)
 }
 
 // giveUpHistory trims the oldest history, whatever the retention says: as much as lies above the limit, and some more, at
@@ -94,31 +106,32 @@ func (f *Follower) giveUpHistory(ctx context.Context, r *room) {
 	excess := r.bytes - r.limit + r.limit/100*roomMargin
 	oldest, target, lost, ok := f.timeline.beyond(float64(excess)/float64(r.bytes), f.set.Checkpoint().Commit.Barrier)
 	if !ok {
-		r.given = "the mirrors are full, and nothing of them can be trimmed before more is applied"
+		r.givenAt, r.given = r.limit, "the mirrors are full, and nothing of them can be trimmed before more is applied"
 		return
 	}
 	if err := f.trimTo(ctx, target); err != nil {
 		f.log.Warn("the mirrors are full and were not trimmed, trying again", "error", err)
 		return
 	}
+	r.givenAt = r.limit
 	r.given = fmt.Sprintf("the mirrors were full: recovery points before barrier %d of %s were given up",
 		target.Barrier, target.Time.Format(time.RFC3339))
 	f.log.Warn("the mirrors are full: recovery points were given up", "points", lost, "from", oldest.Barrier, "before", target.Barrier,
 		"oldest", oldest.Time, "newest", target.Time)
 }
 
-// pauseNoisiest pauses the mirror that grew most, unless enough are paused for nothing to grow.
-func (f *Follower) pauseNoisiest(ctx context.Context, r *room) {
+// pauseNoisiest pauses the mirror that grew most; another one only where the mirrors grow on all the same.
+func (f *Follower) pauseNoisiest(r *room) {
+	if r.bytes < r.limit+r.limit/100*roomBeyond*uint64(len(r.paused)) {
+		return
+	}
 	noisiest := ""
 	for _, part := range slices.Sorted(maps.Keys(r.before)) {
-		if r.paused[part] || len(r.paused) > 0 && r.grown[part] == 0 {
-			continue
-		}
-		if noisiest == "" || r.grown[part] > r.grown[noisiest] {
+		if !r.paused[part] && r.grown[part] > 0 && (noisiest == "" || r.grown[part] > r.grown[noisiest]) {
 			noisiest = part
 		}
 	}
-	if noisiest == "" || len(r.paused) > 0 && r.grown[noisiest] < r.limit/1000 {
+	if noisiest == "" {
 		return
 	}
 	r.paused[noisiest] = true

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
@@ -174,6 +172,19 @@ func (r *Rig) Document() *group.Group {
 // Follow runs a follower until the result is called or the test ends.
 func (r *Rig) Follow(change func(*replica.FollowerOptions)) (stop func()) {
 	r.t.Helper()
+	_, stop = r.follow(change)
+	return stop
+}
+
+// Follower runs a follower until the test ends.
+func (r *Rig) Follower(change func(*replica.FollowerOptions)) *replica.Follower {
+	r.t.Helper()
+	f, _ := r.follow(change)
+	return f
+}
+
+func (r *Rig) follow(change func(*replica.FollowerOptions)) (f *replica.Follower, stop func()) {
+	r.t.Helper()
 	ready := make(chan struct{})
 	o := replica.FollowerOptions{Site: r.Pair.DR, Group: r.Document(), Instance: "rig", Ready: func() { close(ready) }}
 	if change != nil {
@@ -202,7 +213,18 @@ func (r *Rig) Follow(change func(*replica.FollowerOptions)) (stop func()) {
 		}
 	}
 	r.t.Cleanup(stop)
-	return stop
+	return f, stop
+}
+
+// MirrorBytes returns what the mirrors use.
+func (r *Rig) MirrorBytes() (bytes uint64) {
+	r.t.Helper()
+	streams, err := r.Pair.DR.Streams(r.t.Context(), r.Group)
+	r.must(err)
+	for _, m := range journal.Mirrors(streams) {
+		bytes += m.Bytes()
+	}
+	return bytes
 }
 
 // Eventually polls until check returns nil, and fails with its last error.
@@ -292,16 +314,14 @@ func SameFiles(t testing.TB, want map[string][]byte, path func(volume string) st
 	}
 }
 
-// DeleteFromMirror removes a message of a volume's mirror.
-func (r *Rig) DeleteFromMirror(volume string, seq uint64) {
+// DeleteFromMirror removes a message of the newest incarnation of a part's mirror.
+func (r *Rig) DeleteFromMirror(part string, seq uint64) {
 	r.t.Helper()
-	s, err := r.mirror(volume)
+	m, err := r.Pair.DR.Mirror(r.t.Context(), r.ID(part))
+	r.must(err)
+	s, err := r.Pair.DR.JetStream().Stream(r.t.Context(), m.Newest().Name)
 	r.must(err)
 	r.must(s.DeleteMsg(r.t.Context(), seq))
-}
-
-func (r *Rig) mirror(part string) (jetstream.Stream, error) {
-	return r.Pair.DR.JetStream().Stream(r.t.Context(), replica.MirrorName(r.ID(part)))
 }
 
 // Mirrored waits until a part's mirror holds what the primary has stored.
@@ -309,9 +329,9 @@ func (r *Rig) Mirrored(part string) {
 	r.t.Helper()
 	want := r.Stored(part)
 	Eventually(r.t, part+" is mirrored", func() error {
-		s, err := r.mirror(part)
-		if err == nil && s.CachedInfo().State.LastSeq < want {
-			err = fmt.Errorf("at %d of %d", s.CachedInfo().State.LastSeq, want)
+		m, err := r.Pair.DR.Mirror(r.t.Context(), r.ID(part))
+		if err == nil && m.End() < want {
+			err = fmt.Errorf("at %d of %d", m.End(), want)
 		}
 		return err
 	})
