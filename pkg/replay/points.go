@@ -312,25 +312,25 @@ func Points(ctx context.Context, site *journal.Site, group, dir string, sized in
 	return points, nil
 }
 
-// size sets the size of point i, where the journal still has its interval.
+// size sets the size of point i, where the journal still has its interval: from the nearest point before it that
+// the history went on from.
 func (h *history) size(ctx context.Context, points []Point, i int) error {
+	legs, ok := map[journal.StreamID][]replica.Leg(nil), false
+	for j := i - 1; j >= -1 && !ok; j-- {
+		var from []events.VectorEntry
+		if j >= 0 {
+			from = points[j].commit.Vector
+		}
+		legs, ok = h.between(from, points[i].commit.Vector)
+	}
+	if !ok {
+		return nil
+	}
 	total := uint64(0)
-	for _, v := range points[i].commit.Vector {
-		var at replica.Volume
-		if i > 0 {
-			for _, before := range points[i-1].commit.Vector {
-				if before.Volume == v.Volume {
-					at.Generation, at.Seq = before.Position.Generation, before.Position.Seq
-				}
-			}
-		}
-		legs, _, err := replica.Path(at, v.Position, h.opening(v.Volume))
-		if err != nil {
-			return nil
-		}
-		for _, leg := range legs {
-			m, ok := h.mirrors[journal.StreamID{Group: h.group, Part: v.Volume, Generation: leg.Generation}]
-			if !ok || first(m) > leg.After+1 {
+	for id, list := range legs {
+		m := h.mirrors[id]
+		for _, leg := range list {
+			if len(m.Incarnations) == 0 || first(m) > leg.After+1 {
 				return nil
 			}
 			n, err := h.site.MirrorBytes(ctx, m, leg.After+1, leg.Last)
@@ -342,4 +342,26 @@ func (h *history) size(ctx context.Context, points []Point, i int) error {
 	}
 	points[i].Bytes = &total
 	return nil
+}
+
+// between returns what leads from one vector to another, by stream; ok is false where nothing does.
+func (h *history) between(from, to []events.VectorEntry) (out map[journal.StreamID][]replica.Leg, ok bool) {
+	out = make(map[journal.StreamID][]replica.Leg)
+	for _, v := range to {
+		var at replica.Volume
+		for _, before := range from {
+			if before.Volume == v.Volume {
+				at.Generation, at.Seq = before.Position.Generation, before.Position.Seq
+			}
+		}
+		legs, _, err := replica.Path(at, v.Position, h.opening(v.Volume))
+		if err != nil {
+			return nil, false
+		}
+		for _, leg := range legs {
+			id := journal.StreamID{Group: h.group, Part: v.Volume, Generation: leg.Generation}
+			out[id] = append(out[id], leg)
+		}
+	}
+	return out, true
 }

@@ -284,3 +284,50 @@ func TestRoomKeepHistory(t *testing.T) {
 	}
 	r.StatusWhere("with room nothing is said", ok(group.ConditionJournal))
 }
+
+// A volume on a device, named in the document later on: too small a device is named and waited for, and its growth lets
+// the replica grow.
+func TestDocumentChangesAndDeviceGrows(t *testing.T) {
+	r := replicatest.NewRig(t, "g", pickSeed(t))
+	seeded(t, r, "a")
+	f := r.Follower(quick)
+	r.AppliedTo(r.Fill(2, 3, "a"))
+	device, grow := growingDevice(t, 1<<20)
+	changed := r.Document()
+	changed.Spec.Volumes = []group.Volume{{Name: "b", UID: r.UID("b"), Replica: group.Replica{Path: device}}}
+	f.Update(changed)
+	seeded(t, r, "b")
+	first := r.Fill(2, 3, "a", "b")
+	onDevice := func(c *events.Commit) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("barrier %d is applied", c.Token.Barrier), func() bool {
+			cp, err := replica.ReadCheckpoint(r.Dir())
+			return err == nil && cp.Commit.Barrier == c.Token.Barrier && cp.Volumes["b"].Device == device
+		})
+		replicatest.SameFiles(t, r.State(c.Token.Barrier), func(v string) string {
+			if v == "b" {
+				return device
+			}
+			return replica.VolumePath(r.Dir(), v)
+		})
+	}
+	onDevice(first)
+	if err := r.Resize("b", 2<<20); err != nil {
+		t.Fatal(err)
+	}
+	second := r.Fill(2, 8, "a", "b")
+	s := r.StatusWhere("the small device is named", func(s *group.Status) bool { return !ok(group.ConditionStorage)(s) })
+	if message := replicatest.Condition(s, group.ConditionStorage).Message; !strings.Contains(message, "volume b") || !strings.Contains(message, "grow the device") {
+		t.Errorf("the condition says %q", message)
+	}
+	if s.Applied.Barrier != first.Token.Barrier {
+		t.Errorf("applied is %d", s.Applied.Barrier)
+	}
+	grow(2 << 20)
+	onDevice(second)
+	r.Leave("b")
+	f.Update(r.Document())
+	last := r.Fill(2, 3, "a")
+	r.AppliedTo(last)
+	r.StatusWhere("b has left", func(s *group.Status) bool { return s.Volumes[1].State == "left" })
+}

@@ -48,6 +48,13 @@ func TestDeviceTarget(t *testing.T) {
 // loopDevice makes a block device of its own, which needs root.
 func loopDevice(t *testing.T, size int64) string {
 	t.Helper()
+	device, _ := growingDevice(t, size)
+	return device
+}
+
+// growingDevice is loopDevice, and how to make it larger.
+func growingDevice(t *testing.T, size int64) (device string, grow func(size int64)) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("not run: a loop device needs root")
 	}
@@ -62,13 +69,21 @@ func loopDevice(t *testing.T, size int64) string {
 	if err != nil {
 		t.Skipf("not run: losetup: %v: %s", err, out)
 	}
-	device := strings.TrimSpace(string(out))
+	device = strings.TrimSpace(string(out))
 	t.Cleanup(func() {
 		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
 			t.Errorf("losetup --detach %s: %v: %s", device, err, out)
 		}
 	})
-	return device
+	return device, func(size int64) {
+		t.Helper()
+		if err := os.Truncate(path, size); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.CommandContext(t.Context(), "losetup", "--set-capacity", device).CombinedOutput(); err != nil {
+			t.Fatalf("losetup --set-capacity %s: %v: %s", device, err, out)
+		}
+	}
 }
 
 func TestDeviceIsOpenedOnce(t *testing.T) {
