@@ -111,14 +111,11 @@ func openOnce(ctx context.Context, site *journal.Site, group, dir string) (*hist
 		h.damaged(d)
 	}
 	for _, leg := range replica.Chain(control, h.opening(journal.Control)) {
-		commits, whole, err := h.readCommits(ctx, leg)
+		commits, err := h.readCommits(ctx, leg)
 		if err != nil {
 			return nil, err
 		}
 		h.commits = append(h.commits, commits...)
-		if !whole {
-			break // what lies behind is not known
-		}
 	}
 	return h, nil
 }
@@ -176,23 +173,20 @@ func (h *history) unusable(id journal.StreamID, leg replica.Leg) uint64 {
 	return seq
 }
 
-// readCommits reads one generation of the control mirror up to where the next one goes on or to its end, and tells whether it
-// got there. Where it is damaged what lies behind that is not known.
-func (h *history) readCommits(ctx context.Context, leg replica.Leg) (out []*events.Commit, whole bool, err error) {
+// readCommits reads one generation of the control mirror up to where the next one goes on, or to its end, or to where
+// it is damaged: what that generation has behind is not known.
+func (h *history) readCommits(ctx context.Context, leg replica.Leg) (out []*events.Commit, err error) {
 	id := journal.StreamID{Group: h.group, Part: journal.Control, Generation: leg.Generation}
-	m := h.mirrors[id]
-	leg.Last = min(leg.Last, m.End())
+	leg.Last = min(leg.Last, h.mirrors[id].End())
 	if seq := h.unusable(id, leg); seq > 0 {
 		leg.Last = seq - 1
-	} else {
-		whole = true
 	}
 	if leg.After >= leg.Last {
-		return nil, whole, nil
+		return nil, nil
 	}
 	r, err := h.site.OpenMirror(ctx, id, leg.After+1)
 	if err != nil {
-		return nil, false, h.moved(ctx, m, err)
+		return nil, h.moved(ctx, h.mirrors[id], err)
 	}
 	defer r.Close()
 	for seq := leg.After + 1; seq <= leg.Last; seq++ {
@@ -200,15 +194,15 @@ func (h *history) readCommits(ctx context.Context, leg replica.Leg) (out []*even
 		if err != nil {
 			err = h.moved(ctx, h.mirrors[id], err)
 			if _, _, damaged := replica.Damage(err); damaged {
-				return out, false, nil
+				return out, nil
 			}
-			return nil, false, err
+			return nil, err
 		}
 		if c, ok := m.Event.(*events.Commit); ok {
 			out = append(out, c)
 		}
 	}
-	return out, whole, nil
+	return out, nil
 }
 
 // moved tells a gap that the applier made by trimming from one that should not be.

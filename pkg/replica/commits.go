@@ -55,26 +55,37 @@ func (f *Follower) controlChain() []Leg {
 // nextControl returns what is to be read next of the control stream.
 func (f *Follower) nextControl() (Leg, bool) {
 	at := f.timeline.position()
-	for i, leg := range f.controlChain() {
+	chain := f.controlChain()
+	for i, leg := range chain {
 		switch {
 		case leg.Generation < at.Generation:
-			continue
 		case leg.Generation > at.Generation:
 			if at.Generation > 0 {
 				last := at.Seq
-				if chain := f.controlChain(); i > 0 && chain[i-1].Generation == at.Generation {
+				if i > 0 && chain[i-1].Generation == at.Generation {
 					last = chain[i-1].Last
 				}
 				f.log.Info("another generation of the control stream goes on", "generation", leg.Generation, "behind", last)
 				f.timeline.enter(last, leg.Generation)
 			}
 			return leg, true
-		case at.Seq < leg.Last:
+		case at.Seq < leg.Last && (i == len(chain)-1 || f.readable(leg, at.Seq)):
 			leg.After = max(leg.After, at.Seq)
 			return leg, true
 		}
 	}
 	return Leg{}, false
+}
+
+// readable tells whether the next event of a leg of the control stream can be read. In a generation that another one
+// has taken the place of, it is not waited for: the commits behind it are not known then.
+func (f *Follower) readable(leg Leg, after uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	id := journal.StreamID{Group: f.group, Part: journal.Control, Generation: leg.Generation}
+	m := f.view.mirrors[id]
+	next := max(leg.After, after) + 1
+	return m.missing(next-1, next) == 0 && f.damage[id].Seq != next
 }
 
 // readCommits reads one generation of the control stream up to where another one goes on; it returns nil there.

@@ -80,6 +80,7 @@ type Follower struct {
 	mu       sync.Mutex
 	document *group.Group
 	view     view
+	base     Checkpoint        // of the base; zero: there is none
 	stands   map[string]stand  // what was told of where replicas stand, by volume
 	asked    map[string]asking // where a history can go on, by part
 	marked   uint64            // highest barrier of any mark that was read
@@ -160,6 +161,7 @@ func (f *Follower) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("acquire lease: %w", err)
 	}
 	f.log.Info("following", "directory", f.dir, "barrier", cp.Commit.Barrier, "applying", cp.Applying != nil)
+	f.noteBase()
 	f.recallDamage(ctx)
 	f.recallMismatches(ctx)
 	if err := f.discover(ctx); err != nil {

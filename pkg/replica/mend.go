@@ -101,7 +101,8 @@ func (f *Follower) findBranches() {
 type hole struct {
 	id   journal.StreamID
 	from uint64
-	next int // incarnation
+	next int  // incarnation
+	held bool // the replica holds what is missing: only the base and replays need it
 }
 
 func (f *Follower) mendMirrors(ctx context.Context) {
@@ -117,13 +118,14 @@ func (f *Follower) mendMirrors(ctx context.Context) {
 
 // broken returns what is to be asked for now.
 func (f *Follower) broken() (holes []hole, lost map[journal.StreamID]string) {
+	cp := f.set.Checkpoint()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
 	lost = make(map[journal.StreamID]string)
 	for id, m := range f.view.mirrors {
 		if from := f.hole(id, &m); from > 0 && f.due("hole of "+id.Name(), now) {
-			holes = append(holes, hole{id, from, m.Newest().Incarnation + 1})
+			holes = append(holes, hole{id, from, m.Newest().Incarnation + 1, f.held(&cp, id, from)})
 		}
 	}
 	for id, l := range f.lost {
@@ -137,13 +139,22 @@ func (f *Follower) broken() (holes []hole, lost map[journal.StreamID]string) {
 	return holes, lost
 }
 
-// hole returns the first message that a mirror lacks and a replica, or the reader of commits, waits for; 0: none. What
-// lies beside the way to the newest generation nobody waits for. f.mu is held.
+// hole returns the first message that a mirror lacks and something needs; 0: none. What
+// lies beside the way to the newest generation nobody needs. f.mu is held.
 func (f *Follower) hole(id journal.StreamID, m *seen) uint64 {
 	if len(m.holes) == 0 || f.view.branched(f.group, id.Part, events.Position{Generation: id.Generation, Seq: m.holes[0].From}) {
 		return 0
 	}
 	return m.holes[0].From
+}
+
+// held tells whether a message was read already by whom it is for.
+func (f *Follower) held(cp *Checkpoint, id journal.StreamID, seq uint64) bool {
+	at := events.Position{Generation: cp.Volumes[id.Part].Generation, Seq: cp.Volumes[id.Part].Seq}
+	if id.Part == journal.Control {
+		at = f.timeline.position()
+	}
+	return id.Generation < at.Generation || id.Generation == at.Generation && seq <= at.Seq
 }
 
 // due tells whether to ask for something now; f.mu is held.
@@ -172,6 +183,9 @@ func (f *Follower) mendHole(ctx context.Context, h hole) {
 		f.metrics.mended(ctx, mendedHole, h.id.Part)
 		f.log.Info("another incarnation of a mirror fills its hole", "mirror", h.id.Name(), "from", h.from, "incarnation", h.next)
 		f.trouble(group.ConditionComplete, source, "")
+	case errors.Is(err, repair.ErrGone) && h.held:
+		f.trouble(group.ConditionComplete, source, fmt.Sprintf(
+			"mirror %s lacks message %d, and the primary has it no more: points behind it can't be replayed from before it", h.id.Name(), h.from))
 	case errors.Is(err, repair.ErrGone):
 		f.trouble(group.ConditionComplete, source, "")
 		f.noteLoss(h.id, fmt.Sprintf("the mirror lacks message %d, and the primary has it no more", h.from), lossSeen)

@@ -58,9 +58,15 @@ func TestHoleIsMended(t *testing.T) {
 			t.Errorf("%s has %d incarnations, %v", part, len(m.Incarnations), err)
 		}
 	}
-	r.DeleteFromMirror("b", r.Stored("b")-1) // applied already: nobody needs it, but the base does
+	r.Mirrored("b")
+	r.AppliedTo(r.Fill(1, 1, "b"))
+	r.DeleteFromMirror("b", good.Vector[1].Position.Seq-1) // the replica holds it, the base needs it
 	last := r.Fill(25, 2, "a", "b")
 	r.AppliedTo(last)
+	eventually(t, "the base went over what was lacking", func() bool {
+		cp, err := replica.ReadCheckpoint(replica.BaseDir(r.Dir()))
+		return err == nil && cp.Applying == nil && cp.Commit.Barrier > good.Token.Barrier
+	})
 	r.StatusWhere("all is well", func(s *group.Status) bool { return ok(group.ConditionComplete)(s) && s.Phase == group.PhaseFollowing })
 }
 

@@ -64,7 +64,20 @@ func (f *Follower) trimTo(ctx context.Context, target place) error {
 	if err == nil {
 		err = f.purge(ctx, set.Checkpoint(), target)
 	}
-	return errors.Join(err, set.Close())
+	err = errors.Join(err, set.Close())
+	f.noteBase()
+	return err
+}
+
+// noteBase looks where the base is. One that can't be read is said when it is to be moved.
+func (f *Follower) noteBase() {
+	cp, err := ReadCheckpoint(BaseDir(f.dir))
+	if err != nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.base = cp
 }
 
 // moveBase brings the base to a commit. The first base begins blank, with the whole history still here: it

@@ -253,7 +253,7 @@ func (f *Follower) conditions(s *group.Status, streams map[string]seen, cp *Chec
 		}
 		i, _ := m.At(from)
 		problems[group.ConditionComplete] = append(problems[group.ConditionComplete],
-			fmt.Sprintf("stream %s lacks message %d; the replicas stay before it", i.Name, from))
+			fmt.Sprintf("stream %s lacks message %d; %s", i.Name, from, consequence(f.held(cp, id, from))))
 	}
 	for _, key := range slices.Sorted(maps.Keys(f.troubles)) {
 		kind, _, _ := strings.Cut(key, "/")
@@ -270,6 +270,14 @@ func (f *Follower) conditions(s *group.Status, streams map[string]seen, cp *Chec
 		})
 	}
 	s.Phase = phase(s, problems)
+}
+
+// consequence tells what follows from a hole.
+func consequence(held bool) string {
+	if held {
+		return "points behind it can't be replayed from before it"
+	}
+	return "the replicas stay before it"
 }
 
 // tellMismatches names the newest region that differs.

@@ -166,11 +166,10 @@ func (f *Follower) look(ctx context.Context) {
 		return
 	}
 	f.trouble(group.ConditionConnected, "site", "")
-	cp := f.set.Checkpoint()
 	now := make(map[journal.StreamID]seen)
 	for _, m := range journal.Mirrors(streams) {
 		s := seen{Mirror: m}
-		if err := f.findHoles(attempt, &s, f.needed(&cp, m.ID)); err != nil {
+		if err := f.findHoles(attempt, &s, f.needed(m.ID)); err != nil {
 			f.log.Warn("looking for holes failed", "mirror", m.ID.Name(), "error", err)
 		}
 		now[m.ID] = s
@@ -202,14 +201,14 @@ func (f *Follower) look(ctx context.Context) {
 	}
 }
 
-// needed returns the first sequence of a mirror that something still has to read; 0: nothing of it.
-func (f *Follower) needed(cp *Checkpoint, id journal.StreamID) uint64 {
-	at := events.Position{Generation: cp.Volumes[id.Part].Generation, Seq: cp.Volumes[id.Part].Seq}
-	if id.Part == journal.Control {
-		at = f.timeline.position()
-	}
+// needed returns the first sequence of a mirror that something still has to read; 0: nothing of it. Replicas need what is
+// behind them. What is behind the base replays need, and the base itself; commits are read again by each.
+func (f *Follower) needed(id journal.StreamID) uint64 {
+	f.mu.Lock()
+	at := f.base.Volumes[id.Part]
+	f.mu.Unlock()
 	switch {
-	case at.Seq == 0, id.Generation > at.Generation:
+	case id.Part == journal.Control, at.Seq == 0, id.Generation > at.Generation:
 		return 1
 	case id.Generation < at.Generation:
 		return 0
