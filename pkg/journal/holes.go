@@ -48,18 +48,13 @@ func (s *Site) missing(ctx context.Context, i StreamInfo, from, to uint64) ([]Ho
 		out = append(out, Hole{from, min(to, i.First-1)})
 	}
 	if i.Messages != i.Last-i.First+1 {
-		stream, err := s.js.Stream(ctx, i.Name)
+		inside, err := s.holesInside(ctx, i)
 		if err != nil {
-			return nil, fmt.Errorf("look for holes in %s: %w", i.Name, err)
+			return nil, err
 		}
-		info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
-		if err != nil {
-			return nil, fmt.Errorf("look for holes in %s: %w", i.Name, err)
-		}
-		slices.Sort(info.State.Deleted)
-		for _, seq := range info.State.Deleted {
-			if seq >= max(from, i.First) && seq <= to {
-				out = append(out, Hole{seq, seq})
+		for _, h := range inside {
+			if h.To >= from && h.From <= to {
+				out = append(out, Hole{max(h.From, from), min(h.To, to)})
 			}
 		}
 	}
@@ -67,6 +62,44 @@ func (s *Site) missing(ctx context.Context, i StreamInfo, from, to uint64) ([]Ho
 		out = append(out, Hole{max(from, i.Last+1), to})
 	}
 	return joinHoles(out), nil
+}
+
+// foundHoles are the holes between the first and the last message of a stream, as it stood then.
+type foundHoles struct {
+	first, last, messages uint64
+	holes                 []Hole
+}
+
+// holesInside returns the holes between the first and the last message of an incarnation. The server lists each
+// message that is missing, so what it said of an incarnation is kept: one that was replaced changes no more.
+func (s *Site) holesInside(ctx context.Context, i StreamInfo) ([]Hole, error) {
+	s.mu.Lock()
+	known, ok := s.holes[i.Name]
+	s.mu.Unlock()
+	if ok && known.first == i.First && known.last == i.Last && known.messages == i.Messages {
+		return known.holes, nil
+	}
+	stream, err := s.js.Stream(ctx, i.Name)
+	if err != nil {
+		return nil, fmt.Errorf("look for holes in %s: %w", i.Name, err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err != nil {
+		return nil, fmt.Errorf("look for holes in %s: %w", i.Name, err)
+	}
+	slices.Sort(info.State.Deleted)
+	found := foundHoles{first: info.State.FirstSeq, last: info.State.LastSeq, messages: info.State.Msgs}
+	for _, seq := range info.State.Deleted {
+		if n := len(found.holes); n > 0 && found.holes[n-1].To+1 == seq {
+			found.holes[n-1].To = seq
+		} else {
+			found.holes = append(found.holes, Hole{seq, seq})
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holes[i.Name] = found
+	return found.holes, nil
 }
 
 // joinHoles makes one of holes that touch.

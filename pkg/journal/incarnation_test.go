@@ -263,6 +263,40 @@ func TestMissingBeginningIsRepaired(t *testing.T) {
 	m.whole(t)
 }
 
+// The mirror of a generation that was left stays away, although its origin is still there.
+func TestGenerationThatWasLeftIsNotMirroredAgain(t *testing.T) {
+	t.Parallel()
+	m := newMirrored(t)
+	m.reached(t, m.write(t, 10))
+	next := id
+	next.Generation = 2
+	if err := m.Primary.EnsureStream(t.Context(), next, journal.StreamOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	both := func() {
+		t.Helper()
+		for _, id := range []journal.StreamID{id, next} {
+			if err := m.DR.EnsureMirror(t.Context(), id, 1, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	both()
+	if got := end(t, m.DR); got != 11 {
+		t.Errorf("the older generation's mirror ends at %d", got)
+	}
+	if err := m.DR.DeleteMirror(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	both()
+	if _, err := m.DR.Mirror(t.Context(), id); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Errorf("the older generation's mirror: %v", err)
+	}
+	if _, err := m.DR.Mirror(t.Context(), next); err != nil {
+		t.Error(err)
+	}
+}
+
 // A paused mirror gets nothing, also when either site restarts, and the origin keeps everything for it.
 func TestPausedMirrorGoesOn(t *testing.T) {
 	t.Parallel()

@@ -138,7 +138,7 @@ func TestRollbackIsNoticedWhenTheMirrorAnswers(t *testing.T) {
 			if away.Load() {
 				return 0, errors.New("the DR site is away")
 			}
-			return b.last, nil
+			return b.mirrored(ctx, generation)
 		}
 	})
 	if _, err := x.Append(t.Context(), numbered(0)); err != nil {

@@ -89,7 +89,8 @@ func (m Mirror) Bytes() (bytes uint64) {
 // EnsureMirror makes incarnation n of the mirror of the peer's stream id at this site; it begins at sequence from,
 // and the primary must feed it (EnsureStream has it feed the first one, from 1; EnsureIncarnation another). Where the
 // primary feeds a newer one by now, that is made instead: after this site's store was lost nothing else would
-// tell. It needs the primary. Calling it again changes nothing. A mirror that differs, and sites that accept
+// tell. A generation that has no mirror here while a newer one has, was left, and gets none again. It needs the
+// primary. Calling it again changes nothing. A mirror that differs, and sites that accept
 // messages of different sizes, give a *ConfigError, an origin that ends below its mirror ErrHistoryLost.
 func (s *Site) EnsureMirror(ctx context.Context, id StreamID, n int, from uint64) error {
 	if err := id.check(); err != nil {
@@ -99,9 +100,19 @@ func (s *Site) EnsureMirror(ctx context.Context, id StreamID, n int, from uint64
 		return fmt.Errorf("make mirror %d of %s from %d: both count from 1", n, id.Name(), from)
 	}
 	// The mirror before the origin: what it holds by now, the origin must still hold then.
-	m, err := s.Mirror(ctx, id)
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+	all, err := s.Streams(ctx, id.Group)
+	if err != nil {
 		return err
+	}
+	m, left := Mirror{ID: id}, false
+	for _, other := range Mirrors(all) {
+		if other.ID == id {
+			m = other
+		}
+		left = left || other.ID.Group == id.Group && other.ID.Part == id.Part && other.ID.Generation > id.Generation
+	}
+	if left && len(m.Incarnations) == 0 {
+		return nil
 	}
 	origin, err := s.peer.Stream(ctx, id.Name())
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -42,6 +43,9 @@ type Site struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	peer    jetstream.JetStream
+
+	mu    sync.Mutex
+	holes map[string]foundHoles // by incarnation, as last found
 }
 
 // How a lost connection is noticed and replaced. A silent loss is noticed within
@@ -57,7 +61,7 @@ const (
 // server answers it tries again until ctx ends; what can't get better by waiting, such as refused
 // credentials, is returned at once.
 func Connect(ctx context.Context, o Options) (*Site, error) {
-	s := &Site{options: o, log: o.Log}
+	s := &Site{options: o, log: o.Log, holes: make(map[string]foundHoles)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
