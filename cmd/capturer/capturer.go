@@ -32,6 +32,7 @@ type capturer struct {
 	reads  *cdc.Reservation // in the budget
 
 	group atomic.Pointer[group.Group] // in force
+	taps  taps                        // that are open
 
 	// The rest belongs to run, and then to apply.
 	work    *errgroup.Group
@@ -55,6 +56,11 @@ func (c *capturer) run(ctx context.Context, volumes []group.Volume) error {
 	c.group.Store(c.env.Group)
 	c.budget = cdc.NewBudget(int64(c.env.Group.Spec.Capture.Memory))
 	c.reads = c.budget.Reserve(outgoing)
+	stop, err := c.observe()
+	if err != nil {
+		return err
+	}
+	defer stop()
 	c.running, c.leaving = make(map[string]*seat), make(map[string]<-chan struct{})
 	// All devices are locked before any stream's epoch is raised: whoever has the device is the
 	// one that may take the stream.

@@ -42,6 +42,7 @@ const (
 const (
 	scopeCDC     = "github.com/farshore/farshore/pkg/cdc"
 	scopeNBD     = "github.com/farshore/farshore/pkg/cdc/nbd"
+	scopeTaps    = "github.com/farshore/farshore/cmd/capturer"
 	scopeJournal = "github.com/farshore/farshore/pkg/journal"
 )
 
@@ -96,7 +97,9 @@ func newTap(ctx context.Context, c *capturer, v group.Volume) (t *tap, err error
 		o.WhenBusGone = cdc.Stall
 	}
 	t.recorder = cdc.NewRecorder(o)
-	t.listener, err = t.listen(ctx)
+	if t.listener, err = t.listen(ctx); err == nil {
+		t.taps.add(t)
+	}
 	return t, err
 }
 
@@ -260,6 +263,7 @@ func (t *tap) drain(ctx context.Context) {
 
 // close unlocks what newTap opened; nothing uses it any more.
 func (t *tap) close() error {
+	t.taps.remove(t)
 	var errs [2]error
 	if t.listener != nil {
 		_ = t.listener.Close() // it is closed already where it was served
