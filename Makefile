@@ -4,6 +4,7 @@ GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 DEMO     ?= --duration 60s
 BENCH    ?= .
+BENCHTIME ?= 1
 FUZZTIME ?= 1m
 
 .DEFAULT_GOAL := help
@@ -24,8 +25,9 @@ test-fast: ## run the quick part of it: formatting, vet and unit tests without t
 demo: build ## lose a primary site under load and recover two SQLite databases (DEMO="--duration 15s --seed 1")
 	bin/farshore demo $(DEMO)
 
-bench: ## run the benchmarks (BENCH=regexp)
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+bench: ## measure against targets and peers into docs/benchmarks.* (BENCH=regexp of cases, BENCHTIME=factor; 20 minutes)
+	$(GO) run ./integration/bench -run '$(BENCH)' -scale $(BENCHTIME)
+	cd integration/bench/plot && $(GO) run . ../../../docs
 
 lint: ## run gofmt, vet, staticcheck and the repository's own rules
 	GO="$(GO)" scripts/test.sh lint

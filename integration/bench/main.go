@@ -20,6 +20,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/farshore/farshore/integration/harness"
 )
 
 func main() {
@@ -57,7 +59,8 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	b := &bench{scale: *scale, commit: commit(ctx), report: report}
+	b := &bench{scale: *scale, commit: commit(ctx), report: report, remove: func() {}}
+	defer func() { b.remove() }()
 	var failed []string
 	for _, c := range cases {
 		if *list {
@@ -107,6 +110,21 @@ type bench struct {
 	scale  float64
 	commit string
 	report *report
+	built  bool
+	remove func()
+}
+
+// pair prepares two sites for a case. Programs are built when they are first needed.
+func (m *measuring) pair(o harness.Options) (*harness.Pair, error) {
+	if !m.b.built {
+		remove, err := harness.Use()
+		if err != nil {
+			return nil, err
+		}
+		m.b.built, m.b.remove = true, remove
+	}
+	o.Direct = true
+	return harness.New(m.tb, o), nil
 }
 
 func (b *bench) measure(ctx context.Context, c benchCase) error {
@@ -140,6 +158,7 @@ type measuring struct {
 	results []Result
 	plots   []Plot
 	cleanup []func()
+	tb      *tb
 }
 
 func (m *measuring) path(name string) string { return filepath.Join(m.dir, name) }

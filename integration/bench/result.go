@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -73,3 +75,7 @@ func ratios(a, b []float64) []float64 {
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func contains(s, part string) bool { return strings.Contains(s, part) }

@@ -72,6 +72,13 @@ func (p *Process) Signal(sig syscall.Signal) {
 	}
 }
 
+// Pid is the process's id; it was started.
+func (p *Process) Pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cmd.Process.Pid
+}
+
 // Pause stops the process with SIGSTOP for a while and lets it go on.
 func (p *Process) Pause(d time.Duration) {
 	p.t.Helper()
@@ -203,6 +210,21 @@ func moduleRoot() (string, error) {
 }
 
 var binaries string
+
+// Use builds the binaries for a program that is no test, and returns what removes them.
+func Use() (remove func(), err error) {
+	dir, err := os.MkdirTemp("", "farshore-bin-")
+	if err != nil {
+		return nil, err
+	}
+	remove = func() { _ = os.RemoveAll(dir) } // a leftover in the temporary folder does no harm
+	if err := Build(dir, ""); err != nil {
+		remove()
+		return nil, err
+	}
+	binaries = dir
+	return remove, nil
+}
 
 // Main builds the binaries once, runs the tests of a package, and returns the exit code. With
 // FARSHORE_TEST_TAGS set the binaries are built with those tags (the mutation check does it).

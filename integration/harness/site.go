@@ -26,7 +26,8 @@ const Group = "shop"
 
 // Options shape a Pair. Zero values mean the defaults in brackets.
 type Options struct {
-	Volumes   int           // volumes, each with a capturer of its own (2)
+	Volumes   int           // volumes (2)
+	Each      int           // volumes of each capturer (1)
 	Size      int64         // bytes of each volume (16 MiB)
 	Interval  time.Duration // between barriers (100 ms)
 	HoldLimit time.Duration // (500 ms)
@@ -44,6 +45,8 @@ type Options struct {
 	Recovery string    // the DR site's directory (one inside Dir)
 	Stores   [2]string // directories of the primary's and the DR site's NATS store (inside Dir)
 
+	Direct bool // the leafnode goes to the primary by itself, not through Link
+
 	// Clocks gives each site a wall clock of its own that can be set wrong. The binaries are built for it.
 	Clocks bool
 }
@@ -59,7 +62,7 @@ type Pair struct {
 
 	PrimaryBus, DRBus    *Process
 	Snapshotter, Applier *Process
-	Capturers            []*Process // capturer i serves volume i
+	Capturers            []*Process // capturer i serves volume i, or volumes i*Each and following
 
 	PrimaryClock, DRClock *Clock // nil without Options.Clocks
 
@@ -87,7 +90,7 @@ spec:
 {{- range .Volumes}}
   - name: {{.Name}}
     uid: uid-{{.Name}}
-    capturer: {{.Name}}
+    capturer: {{.Capturer}}
     path: {{.Path}}
     size: {{.Size}}
     listen: unix:{{.Socket}}
@@ -118,6 +121,9 @@ func (o *Options) fill(dir string) {
 	}
 	if o.Volumes == 0 {
 		o.Volumes = 2
+	}
+	if o.Each == 0 {
+		o.Each = 1
 	}
 	if o.Size == 0 {
 		o.Size = 16 << 20
@@ -153,13 +159,19 @@ func New(t testing.TB, o Options) *Pair {
 	}
 	p.PrimaryBus = p.process(p.PrimaryClock, "bus-primary", "farshore", "bus", "--domain", "primary",
 		"--store", o.Stores[0], "--listen", primary, "--leaf-listen", leaf)
+	remote := p.Link.Address()
+	if o.Direct {
+		remote = leaf
+	}
 	p.DRBus = p.process(p.DRClock, "bus-dr", "farshore", "bus", "--domain", "dr",
-		"--store", o.Stores[1], "--listen", dr, "--leaf-remote", "nats://"+p.Link.Address())
+		"--store", o.Stores[1], "--listen", dr, "--leaf-remote", "nats://"+remote)
 	p.Snapshotter = p.process(p.PrimaryClock, "snapshotter", "snapshotter", "--group", p.Document)
 	p.Applier = p.process(p.DRClock, "applier", "applier", "--group", p.Document)
 	for i := range o.Volumes {
 		p.volumes, p.sizes = append(p.volumes, i), append(p.sizes, o.Size)
-		p.Capturers = append(p.Capturers, p.capturer("capturer-"+Volume(i), i, p.Document, p.State(i)))
+		if i%o.Each == 0 {
+			p.Capturers = append(p.Capturers, p.capturer("capturer-"+Volume(i), i, p.Document, p.State(i)))
+		}
 	}
 	p.writeDocument()
 	t.Cleanup(func() {
@@ -200,12 +212,12 @@ func (p *Pair) process(clock *Clock, name, binary string, args ...string) *Proce
 func (p *Pair) writeDocument() {
 	p.t.Helper()
 	type volume struct {
-		Name, Path, Socket string
-		Size               int64
+		Name, Capturer, Path, Socket string
+		Size                         int64
 	}
 	var volumes []volume
 	for _, i := range p.volumes {
-		volumes = append(volumes, volume{Volume(i), p.Source(i), p.Socket(i), p.sizes[i]})
+		volumes = append(volumes, volume{Volume(i), Volume(i / p.options.Each * p.options.Each), p.Source(i), p.Socket(i), p.sizes[i]})
 	}
 	var b bytes.Buffer
 	err := document.Execute(&b, map[string]any{
