@@ -48,7 +48,7 @@ func waitNewPoint(t *testing.T, p *harness.Pair) {
 	})
 }
 
-func checkCuts(t *testing.T, p *harness.Pair, least int) {
+func checkCuts(t *testing.T, p *harness.Pair, least int) harness.Cuts {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -60,6 +60,7 @@ func checkCuts(t *testing.T, p *harness.Pair, least int) {
 		t.Fatalf("only %d commits to check, want at least %d", cuts.Commits, least)
 	}
 	t.Logf("%d cuts checked, %d passed over that lost history; %d generations begun", cuts.Commits, cuts.Lost, cuts.Began)
+	return cuts
 }
 
 func deleteMessage(t *testing.T, site *journal.Site, stream string, seq uint64) {

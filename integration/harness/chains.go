@@ -23,7 +23,8 @@ const magic = 0x46535f434841494e
 type Load struct {
 	Chains int
 	Pace   time.Duration // between two writes of a chain; 0: as fast as they are acknowledged
-	// Noise writes, zeroes and trims ranges of any size in the other half of the volumes, as fast as Pace says.
+	// Noise writes, zeroes and trims ranges of any size in the other half of the volumes, one for four
+	// of a chain's writes where there is a Pace. What it writes doesn't compress.
 	Noise bool
 	Seed  uint64 // of the noise
 }
@@ -159,7 +160,7 @@ func (c *Chains) run(ctx context.Context, chain int64) {
 			n++
 			c.acked[chain].Store(n - c.first[chain])
 		}
-		c.pace(ctx, err)
+		c.pace(ctx, c.load.Pace, err)
 	}
 }
 
@@ -175,8 +176,7 @@ func (c *Chains) took(ctx context.Context, d time.Duration, err error) {
 }
 
 // pace waits between two writes, and before a server that is down is tried again.
-func (c *Chains) pace(ctx context.Context, err error) {
-	wait := c.load.Pace
+func (c *Chains) pace(ctx context.Context, wait time.Duration, err error) {
 	if err != nil {
 		wait = max(wait, 20*time.Millisecond)
 	}
@@ -196,14 +196,15 @@ func (c *Chains) noise(ctx context.Context, v int) {
 	conns := newClients(c.pair)
 	defer conns.close()
 	half := c.pair.options.Size / 2
-	content := make([]byte, longest)
+	pool := make([]byte, 2*longest)
+	for i := 0; i < len(pool); i += 8 {
+		binary.LittleEndian.PutUint64(pool[i:], random.Uint64())
+	}
 	for ctx.Err() == nil {
 		length := unit * (1 + random.Int64N(longest/unit)>>random.IntN(9))
 		off := half + unit*random.Int64N((half-length)/unit+1)
 		kind := random.IntN(8)
-		for i := 0; kind < 6 && i < int(length); i += 64 { // some of it random, most of it compresses
-			binary.LittleEndian.PutUint64(content[i:], random.Uint64())
-		}
+		content := pool[random.Int64N(longest):][:length]
 		err := conns.do(ctx, v, func(client *nbd.Client) error {
 			switch kind {
 			case 6:
@@ -211,9 +212,9 @@ func (c *Chains) noise(ctx context.Context, v int) {
 			case 7:
 				return client.Zero(ctx, off, length, cdc.ZeroOptions{})
 			}
-			return client.Write(ctx, content[:length], off)
+			return client.Write(ctx, content, off)
 		})
-		c.pace(ctx, err)
+		c.pace(ctx, 4*c.load.Pace, err)
 	}
 }
 

@@ -54,7 +54,7 @@ func (p *Pair) CheckCuts(ctx context.Context, site *journal.Site) (Cuts, error) 
 		if err := w.advance(ctx, c); err != nil {
 			return cuts, fmt.Errorf("go to the commit of barrier %d: %w", c.Token.Barrier, err)
 		}
-		if len(c.Vector) < p.options.Volumes { // before all volumes have joined, a chain's counters on others are missing
+		if !p.whole(c) {
 			continue
 		}
 		if err := w.check(); err != nil {
@@ -62,6 +62,17 @@ func (p *Pair) CheckCuts(ctx context.Context, site *journal.Site) (Cuts, error) 
 		}
 		cuts.Commits++
 	}
+}
+
+// whole tells whether a cut holds all volumes that chains write to. Before all have joined, and after one left,
+// a chain's counters on it are missing.
+func (p *Pair) whole(c *events.Commit) bool {
+	for i := range p.options.Volumes {
+		if !slices.ContainsFunc(c.Vector, func(e events.VectorEntry) bool { return e.Volume == Volume(i) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // history is the way through the generations of each part.

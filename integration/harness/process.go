@@ -134,11 +134,17 @@ func (p *Process) Running() bool {
 func (p *Process) Log() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	text := p.WholeLog()
+	return text[min(int(p.from), len(text)):]
+}
+
+// WholeLog returns what the process wrote, over all starts.
+func (p *Process) WholeLog() string {
 	b, err := os.ReadFile(p.log)
-	if err != nil || int64(len(b)) < p.from {
+	if err != nil {
 		return ""
 	}
-	return string(b[p.from:])
+	return string(b)
 }
 
 // Tail returns the last n lines of the log, over all starts.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -278,6 +279,33 @@ func (p *Pair) ended(x *Process) *Process {
 		}
 	})
 	return x
+}
+
+// Resize gives volume i another size in the document, which the processes read while they run.
+func (p *Pair) Resize(i int, size int64) {
+	p.t.Helper()
+	p.sizes[i] = size
+	p.writeDocument()
+}
+
+// Join adds a volume to the document and starts a capturer for it. It returns the volume's number.
+func (p *Pair) Join(size int64) int {
+	p.t.Helper()
+	i := len(p.sizes)
+	p.volumes, p.sizes = append(p.volumes, i), append(p.sizes, size)
+	p.writeDocument()
+	x := p.capturer("capturer-"+Volume(i), i, p.Document, p.State(i))
+	p.Capturers = append(p.Capturers, x)
+	x.Start()
+	x.WaitReady()
+	return i
+}
+
+// Leave takes volume i out of the document.
+func (p *Pair) Leave(i int) {
+	p.t.Helper()
+	p.volumes = slices.DeleteFunc(p.volumes, func(v int) bool { return v == i })
+	p.writeDocument()
 }
 
 // HoldLimit returns how long a tap of the group withholds writes at most.
