@@ -110,3 +110,31 @@ func fill(t *testing.T, path string) {
 		}
 	}
 }
+
+// conclude ends a workload and the test: replicas equal their sources, every cut was consistent, and what is
+// listed as restorable can be restored.
+func conclude(t *testing.T, p *harness.Pair, load *harness.Chains, random *rand.Rand, least int) harness.Cuts {
+	t.Helper()
+	load.Stop()
+	p.Drained("the-end")
+	cuts := checkCuts(t, p, least)
+	p.CheckPoints(3, random)
+	return cuts
+}
+
+// begun starts a pair and a workload, and returns when points are applied under it.
+func begun(t *testing.T, o harness.Options, l harness.Load) (*harness.Pair, *harness.Chains) {
+	t.Helper()
+	p := harness.New(t, o)
+	p.Start()
+	load := p.StartLoad(l)
+	load.Progress(t, 300)
+	waitNewPoint(t, p)
+	return p, load
+}
+
+// kept fails unless the point of the given label can still be recovered.
+func kept(t *testing.T, p *harness.Pair, label string) {
+	t.Helper()
+	p.Replay(label)
+}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/farshore/farshore/pkg/group"
+	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replay"
 )
 
@@ -33,10 +34,7 @@ func (p *Pair) Farshore(args ...string) (string, error) {
 func (p *Pair) Status() (*group.Status, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if p.dr == nil {
-		p.dr = p.DRSite(p.t.Context())
-	}
-	kv, err := p.dr.JetStream().KeyValue(ctx, group.StatusBucket)
+	kv, err := p.drSite().JetStream().KeyValue(ctx, group.StatusBucket)
 	if err != nil {
 		return nil, fmt.Errorf("read status: %w", err)
 	}
@@ -49,6 +47,14 @@ func (p *Pair) Status() (*group.Status, error) {
 		return nil, fmt.Errorf("decode status: %w", err)
 	}
 	return s, nil
+}
+
+// drSite returns a connection to the DR site that lasts as long as the test.
+func (p *Pair) drSite() *journal.Site {
+	if p.dr == nil {
+		p.dr = p.DRSite(p.t.Context())
+	}
+	return p.dr
 }
 
 // Describe tells of a status what a failed test wants to know.
@@ -122,11 +128,7 @@ func (p *Pair) Drained(label string) {
 // Points returns every recovery point that the DR site lists, oldest first.
 func (p *Pair) Points() []replay.Point {
 	p.t.Helper()
-	out, err := p.Farshore("points", "--limit", "0", "-o", "json")
-	var points []replay.Point
-	if err == nil {
-		err = json.Unmarshal([]byte(out), &points)
-	}
+	points, err := replay.Points(p.t.Context(), p.drSite(), Group, filepath.Join(p.Recovery, Group), 0)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -166,20 +168,43 @@ func (p *Pair) Replay(point string) {
 	}
 }
 
+// RecoveredBarrier recovers a point and returns the barrier that was chosen.
+func (p *Pair) RecoveredBarrier(point string) uint64 {
+	p.t.Helper()
+	var result replay.Result
+	err := p.replayed(point, func(_ string, r replay.Result) error { result = r; return nil })
+	if err != nil {
+		p.t.Errorf("point %s: %v", point, err)
+	}
+	return result.Point.Barrier
+}
+
 func (p *Pair) checkPoint(point string) error {
+	return p.replayed(point, func(into string, _ replay.Result) error {
+		var paths []string
+		for i := range p.options.Volumes {
+			paths = append(paths, filepath.Join(into, "volumes", Volume(i)+".img"))
+		}
+		return p.checkImages(paths)
+	})
+}
+
+// replayed recovers a point into a directory that is gone after use.
+func (p *Pair) replayed(point string, use func(into string, r replay.Result) error) error {
 	into, err := os.MkdirTemp(p.Dir, "replayed-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(into)
-	if _, err := p.Farshore("replay", "--to", point, "--into", into); err != nil {
+	out, err := p.Farshore("replay", "--to", point, "--into", into, "-o", "json")
+	if err != nil {
 		return err
 	}
-	var paths []string
-	for i := range p.options.Volumes {
-		paths = append(paths, filepath.Join(into, "volumes", Volume(i)+".img"))
+	var result replay.Result
+	if err := json.Unmarshal([]byte(out), &result); err != nil {
+		return fmt.Errorf("decode the replay's result: %w", err)
 	}
-	return p.checkImages(paths)
+	return use(into, result)
 }
 
 // SameBytes compares two files and tells the first difference.

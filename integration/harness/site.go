@@ -70,7 +70,7 @@ type Pair struct {
 	t        testing.TB
 	options  Options
 	binaries string
-	dr       *journal.Site // what Status asks
+	dr       *journal.Site // see drSite
 	volumes  []int         // those in the document
 	sizes    []int64
 	counted  []int64 // where the next workload's chains begin

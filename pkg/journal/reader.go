@@ -365,7 +365,14 @@ func (s *Site) Bytes(ctx context.Context, name string, from, to uint64) (uint64,
 	if err != nil {
 		return 0, fmt.Errorf("read sizes of stream %s: %w", name, err)
 	}
-	defer msgs.Stop()
+	defer func() {
+		msgs.Stop()
+		// Left alone it lives for minutes, and a listing of a thousand points asks a thousand times: a server has
+		// no more consumers for one stream. Where it can't be deleted, that is what ends it.
+		if info := c.CachedInfo(); info != nil {
+			_ = s.js.DeleteConsumer(ctx, name, info.Name)
+		}
+	}()
 	total := uint64(0)
 	for {
 		m, err := msgs.Next(jetstream.NextContext(ctx))

@@ -1,0 +1,96 @@
+package faults
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/farshore/farshore/integration/harness"
+)
+
+// The disks below the NATS servers fill up under load, the primary's and the DR site's. Nobody's writes
+// stall for it. With room again, and the server started again as its manual wants, everything goes on.
+func TestFullDiskUnderNATS(t *testing.T) {
+	for i, site := range []string{"primary", "DR"} {
+		t.Run(site, func(t *testing.T) {
+			random := seeded(t)
+			dir := t.TempDir()
+			mountTmpfs(t, dir, 256<<20)
+			o := harness.Options{Volumes: 2, Size: 32 << 20}
+			o.Stores[i] = filepath.Join(dir, "store")
+			p, load := begun(t, o, steady(random))
+			p.Recovered("before", time.Minute)
+			ballast := filepath.Join(dir, "ballast")
+			fill(t, ballast)
+			load.Progress(t, 6000)
+			if err := os.Remove(ballast); err != nil {
+				t.Fatal(err)
+			}
+			server := []*harness.Process{p.PrimaryBus, p.DRBus}[i]
+			server.Terminate() // a server that met a full disk keeps JetStream off until it is started again
+			server.Start()
+			load.Progress(t, 500)
+			waitNewPoint(t, p)
+			conclude(t, p, load, random, 10)
+			kept(t, p, "before")
+		})
+	}
+}
+
+// The disk of the activity logs is full: what is there already needs no more of it, and a capturer that can't
+// make its log says so and doesn't serve.
+func TestFullDiskUnderActivityLog(t *testing.T) {
+	random := seeded(t)
+	dir := t.TempDir()
+	mountTmpfs(t, dir, 8<<20)
+	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20, State: dir}, steady(random))
+	ballast := filepath.Join(dir, "ballast")
+	fill(t, ballast)
+	load.Progress(t, 1000)
+	harness.Restart(p.Capturers[0])
+	load.Progress(t, 1000)
+	waitNewPoint(t, p)
+	moved := p.Elsewhere(0) // its state directory isn't there yet
+	p.Capturers[0].Terminate()
+	moved.Start()
+	if code := moved.Wait(30 * time.Second); code == 0 {
+		t.Errorf("a capturer without room for its log ended well\n%s", moved.Tail(10))
+	}
+	if log := strings.ToLower(moved.Log()); !strings.Contains(log, "no space") {
+		t.Errorf("a capturer without room for its log doesn't say so\n%s", moved.Tail(10))
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	moved.Start()
+	moved.WaitReady()
+	waitNewPoint(t, p)
+	conclude(t, p, load, random, 10)
+}
+
+// The backing devices run out of space: writes fail as they would without Farshore, with no harm to what is
+// recorded, and succeed once there is room.
+func TestFullDiskUnderVolumes(t *testing.T) {
+	random := seeded(t)
+	dir := t.TempDir()
+	mountTmpfs(t, dir, 48<<20)
+	p, load := begun(t, harness.Options{Volumes: 2, Size: 64 << 20, Sources: dir}, harness.Load{Chains: 4, Pace: time.Millisecond, Noise: true, Seed: random.Uint64()})
+	ballast := filepath.Join(dir, "ballast")
+	fill(t, ballast)
+	load.Worst()
+	harness.Eventually(t, time.Minute, "writes fail", func() error {
+		if _, failed := load.Worst(); failed == 0 {
+			return os.ErrInvalid
+		}
+		return nil
+	})
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	load.Progress(t, 500)
+	load.Stop() // before the volumes grow over what the file system has
+	waitNewPoint(t, p)
+	conclude(t, p, load, random, 10)
+}
