@@ -6,9 +6,10 @@ DEMO     ?= --duration 60s
 BENCH    ?= .
 BENCHTIME ?= 1
 FUZZTIME ?= 1m
+SOAK     ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast demo bench lint fmt fuzz clean
+.PHONY: help build test test-fast soak demo bench lint fmt fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +22,9 @@ test: ## run everything: checks, unit and integration tests, demo, mutation chec
 
 test-fast: ## run the quick part of it: formatting, vet and unit tests without the race detector (2 minutes)
 	GO="$(GO)" scripts/test.sh fast
+
+soak: ## kill and stop processes and NATS servers under load, for hours (SOAK=1000 rounds); figures in out/soak.json
+	GO="$(GO)" FARSHORE_SOAK_ROUNDS="$(SOAK)" scripts/test.sh soak
 
 demo: build ## lose a primary site under load and recover two SQLite databases (DEMO="--duration 15s --seed 1")
 	bin/farshore demo $(DEMO)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: everything (no argument), or one of: fast, lint, fuzz.
+# Runs the tests: everything (no argument), or one of: fast, lint, fuzz, soak.
 #
 # Every section runs even when one before it failed, so that one run tells all; the summary at
 # the end names what failed and what was not run, and the exit code is 1 when something failed.
@@ -14,10 +14,10 @@ TOOLS=${FARSHORE_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/farshore/tools}
 STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-# Programs that the NBD server and the images are checked with, and their Debian packages. Where one
-# is missing, the tests that need it skip and say so.
-FOREIGN=(nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdkit:nbdkit qemu-io:qemu-utils qemu-img:qemu-utils fio:fio
-	nbdfuse:libnbd-bin psql:postgresql-15)
+# Programs that the NBD server, the images and whole databases are checked with, and their Debian packages.
+# Where one is missing, the tests that need it skip and say so.
+FOREIGN=(nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdkit:nbdkit qemu-io:qemu-utils qemu-img:qemu-utils fio:fio
+	mkfs.ext4:e2fsprogs losetup:util-linux fusermount3:fuse3 /usr/lib/postgresql/15/bin/postgres:postgresql-15)
 
 mkdir -p "$LOGS"
 summary=()
@@ -142,6 +142,9 @@ tidy() { "$GO" mod tidy -diff; }
 # unit_packages are all packages but the ones that start processes.
 unit_packages() { "$GO" list ./... | grep -v '/integration\(/\|$\)'; }
 
+# integration_packages are the packages that start processes: each is a section of its own.
+integration_packages() { "$GO" list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./integration/...; }
+
 race() { # prints -race where the detector works
 	if [ "$("$GO" env CGO_ENABLED)" = 1 ] && command -v "$("$GO" env CC)" >/dev/null; then
 		echo -race
@@ -216,6 +219,9 @@ lint)
 fuzz)
 	section "fuzzing" fuzzing
 	;;
+soak)
+	filter=cat section "soak" "$GO" test -v -count=1 -timeout 0 -run '^TestRounds$' ./integration/faults
+	;;
 all)
 	section "tools of others" foreign_tools
 	lint
@@ -226,12 +232,14 @@ all)
 	[ -n "$race" ] || not_run+=("race detector: no C compiler")
 	go_test "unit tests" ${race:+"$race"} -timeout 20m $(unit_packages)
 	section "fuzzing" fuzzing
-	go_test "integration tests" -count=1 -timeout 30m ./integration/...
+	for package in $(integration_packages); do
+		go_test "integration ${package##*/integration/}" -count=1 -timeout 30m "$package"
+	done
 	section "demo" demo
 	section "mutation check" mutation
 	;;
 *)
-	echo "usage: scripts/test.sh [fast|lint|fuzz]" >&2
+	echo "usage: scripts/test.sh [fast|lint|fuzz|soak]" >&2
 	exit 2
 	;;
 esac

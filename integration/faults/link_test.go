@@ -78,12 +78,13 @@ func filled(t *testing.T, random *rand.Rand, whenBusGone string) (*harness.Pair,
 // More is written than a narrow link carries; when the load ends, the DR site catches up.
 func TestNarrowLink(t *testing.T) {
 	random := seeded(t)
-	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, harness.Load{Chains: 4, Pace: time.Millisecond, Noise: true, Seed: random.Uint64()})
+	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, harness.Load{Chains: 4, Pace: 2 * time.Millisecond})
 	p.Link.Limit(1 << 20)
 	from := p.Link.Carried()
-	load.Progress(t, 15_000)
+	load.Progress(t, 8000)
 	load.Stop()
 	carried := p.Link.Carried() - from
+	told := time.Now()
 	lag := func() (float64, error) {
 		s, err := p.Status()
 		if err != nil || s.Lags.TransitLagSeconds == nil {
@@ -96,6 +97,10 @@ func TestNarrowLink(t *testing.T) {
 	harness.Eventually(t, 5*time.Minute, "the DR site has caught up", func() error {
 		now, err := lag()
 		behind = max(behind, now)
+		if time.Since(told) > 10*time.Second {
+			told = time.Now()
+			t.Logf("transit lag %.1f s (%v), %d bytes have passed", now, err, p.Link.Carried()-from)
+		}
 		if err == nil && now > 3 {
 			err = fmt.Errorf("transit lag %.1f s", now)
 		}
