@@ -17,8 +17,8 @@ func TestFullDiskUnderNATS(t *testing.T) {
 		t.Run(site, func(t *testing.T) {
 			random := seeded(t)
 			dir := t.TempDir()
-			mountTmpfs(t, dir, 256<<20)
-			o := harness.Options{Volumes: 2, Size: 32 << 20}
+			mountTmpfs(t, dir, 512<<20)
+			o := harness.Options{Volumes: 2, Size: 32 << 20, MaxBytes: "64Mi", Margin: "1m"}
 			o.Stores[i] = filepath.Join(dir, "store")
 			p, load := begun(t, o, steady(random))
 			p.Recovered("before", time.Minute)

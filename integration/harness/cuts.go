@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 )
@@ -353,33 +355,19 @@ func (p *Pair) checkImages(paths []string) error {
 	return p.layout(len(p.counted)).check(slots)
 }
 
+// lastSeq returns where a stream ends at a site, which has the origin or a mirror of it.
 func lastSeq(ctx context.Context, site *journal.Site, id journal.StreamID) (uint64, error) {
-	name, err := streamOf(ctx, site, id)
-	if err != nil {
-		return 0, err
+	if m, err := site.Mirror(ctx, id); err == nil {
+		return m.End(), nil
 	}
-	tail, err := site.Tail(ctx, name)
+	tail, err := site.Tail(ctx, id.Name())
 	return tail.Last, err
 }
 
 func openAt(ctx context.Context, site *journal.Site, id journal.StreamID, from uint64) (reader, error) {
-	name, err := streamOf(ctx, site, id)
-	if err != nil {
-		return nil, err
+	r, err := site.OpenMirror(ctx, id, from)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return site.OpenReader(ctx, id.Name(), from)
 	}
-	return site.OpenReader(ctx, name, from)
-}
-
-// streamOf returns the name that a stream has at a site: of the origin, or of its mirror.
-func streamOf(ctx context.Context, site *journal.Site, id journal.StreamID) (string, error) {
-	streams, err := site.Streams(ctx, id.Group)
-	if err != nil {
-		return "", err
-	}
-	for _, s := range streams {
-		if s.ID == id {
-			return s.Name, nil
-		}
-	}
-	return "", fmt.Errorf("the site has no %s", id.Name())
+	return r, err
 }

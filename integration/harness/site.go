@@ -37,7 +37,7 @@ type Options struct {
 	Memory      string // capture.memory (64Mi)
 	HotRegions  string // capture.hotRegions
 	WhenBusGone string // capture.whenBusGone
-	MaxBytes    string // journal.maxBytes: of each stream at the primary
+	MaxBytes    string // journal.maxBytes: of each stream at the primary (1Gi)
 	Margin      string // journal.margin
 	Retention   string // recovery.retention
 
@@ -114,7 +114,7 @@ func (o *Options) fill(dir string) {
 	for _, d := range []struct {
 		field *string
 		value string
-	}{{&o.Sources, dir}, {&o.State, dir}, {&o.Recovery, filepath.Join(dir, "dr")}, {&o.Memory, "64Mi"},
+	}{{&o.Sources, dir}, {&o.State, dir}, {&o.Recovery, filepath.Join(dir, "dr")}, {&o.Memory, "64Mi"}, {&o.MaxBytes, "1Gi"},
 		{&o.Stores[0], filepath.Join(dir, "bus-primary")}, {&o.Stores[1], filepath.Join(dir, "bus-dr")}} {
 		if *d.field == "" {
 			*d.field = d.value

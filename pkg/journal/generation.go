@@ -104,6 +104,40 @@ func (s *Site) generations(ctx context.Context, group, part string) ([]uint32, e
 	return out, nil
 }
 
+// closeOlder takes from older generations the room that they don't use: a server sets a stream's limit aside whatever
+// it holds, and would soon have none left for generations that follow each other.
+func (s *Site) closeOlder(ctx context.Context, id StreamID) error {
+	if id.Generation == 1 {
+		return nil
+	}
+	existing, err := s.generations(ctx, id.Group, id.Part)
+	if err != nil {
+		return err
+	}
+	for _, n := range existing {
+		if n >= id.Generation {
+			continue
+		}
+		older := StreamID{Group: id.Group, Part: id.Part, Generation: n}
+		stream, err := s.js.Stream(ctx, older.Name())
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue
+		}
+		if err == nil {
+			is, used := stream.CachedInfo().Config, int64(stream.CachedInfo().State.Bytes)
+			if is.MaxBytes <= max(used, 1) && is.MaxBytes > 0 {
+				continue
+			}
+			is.MaxBytes = max(used, 1)
+			_, err = s.js.UpdateStream(ctx, is)
+		}
+		if err != nil {
+			return fmt.Errorf("take the unused room from stream %s: %w", older.Name(), err)
+		}
+	}
+	return nil
+}
+
 // retired stands for a tenure's name in the subject of a stream whose writers are fenced by a newer generation.
 const retired = tenureMark + "retired"
 

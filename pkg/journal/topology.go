@@ -101,6 +101,9 @@ func (s *Site) EnsureStream(ctx context.Context, id StreamID, o StreamOptions) e
 	}
 	stream, err := s.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err := s.closeOlder(ctx, id); err != nil {
+			return err
+		}
 		stream, err = s.js.CreateStream(ctx, want)
 	}
 	if err != nil {
