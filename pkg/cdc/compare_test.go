@@ -124,7 +124,7 @@ func TestComparingBesideEverything(t *testing.T) {
 	for round := range 6 {
 		r, b := newGeneration(t, size, []int64{1, 30, 31, 70, 90}, func(o *cdc.Options) {
 			track(o)
-			o.Budget, o.Patience = cdc.NewBudget(1<<20), 4*time.Millisecond
+			o.Budget, o.Patience, o.Activity = cdc.NewBudget(1<<20), 4*time.Millisecond, narrow(t, o, 3)
 			o.PassBytesPerSecond = 64 << 20
 		})
 		faults := rand.New(rand.NewPCG(rnd.Uint64(), 1))
