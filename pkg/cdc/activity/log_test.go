@@ -286,12 +286,51 @@ func TestRoom(t *testing.T) {
 	})
 }
 
+// slowly is a file system whose files take their time to become durable.
+type slowly struct{ OS }
+
+type slowFile struct{ File }
+
+func (slowly) Create(name string) (File, error) {
+	f, err := OS{}.Create(name)
+	return slowFile{f}, err
+}
+
+func (f slowFile) Sync() error {
+	time.Sleep(time.Millisecond)
+	return f.File.Sync()
+}
+
+// A sequential writer waits for few commits, and what was listed for it in vain is cleared.
+func TestSequential(t *testing.T) {
+	m := newModel(t, newDisk(nil), 128, 64)
+	m.o.small = false
+	must(t, boolErr(m.open() && m.adopt(streams[0])))
+	m.clean()
+	before, old := m.l.counters().commits, m.place*m.step
+	for r := range uint32(40) {
+		must(t, boolErr(m.write(r, 1)))
+	}
+	if n := m.l.counters().commits - before; n > 10 {
+		t.Errorf("%d commits for 40 regions", n)
+	}
+	m.store(m.place)
+	m.idle()
+	if n := m.l.hotNow(); n != 0 {
+		t.Errorf("%d regions are hot", n)
+	}
+	l := m.crashed()
+	if !l.Lost(old) || l.staleNow()[40] || !l.staleNow()[39] {
+		t.Errorf("stale are %v", l.staleNow())
+	}
+}
+
 // Many who begin at a time share few commits, and clearing shares few flushes.
 func TestSharing(t *testing.T) {
 	const size, hot = 1 << 40, 64
 	o := somewhere(t, size)
 	var flushes atomic.Int64
-	o.Hot, o.Flush = hot, func() error { flushes.Add(1); return nil }
+	o.FS, o.Hot, o.Flush = slowly{}, hot, func() error { flushes.Add(1); return nil }
 	l := opened(t, o)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
@@ -325,7 +364,7 @@ func TestSharing(t *testing.T) {
 	c := l.counters()
 	commits, flushesMade := c.commits-before, flushes.Load()-flushed
 	t.Logf("%d regions: %d commits, %d flushes", 2*writers*each, commits, flushesMade)
-	if commits > writers*each*3/4 || flushesMade > 2*writers*each/2 {
+	if commits > writers*each/2 || flushesMade > 2*writers*each/2 {
 		t.Errorf("%d commits and %d flushes for %d regions", commits, flushesMade, 2*writers*each)
 	}
 	info, err := os.Stat(o.Path)
@@ -492,7 +531,7 @@ func TestPlaces(t *testing.T) {
 	if seq := p.cover(20_000 - 20); seq != 10*(10_000-10) {
 		t.Errorf("a new place is covered by %d", seq)
 	}
-	if seq := p.cover(0); seq != 0 && seq > 100_000 {
+	if seq := p.cover(0); seq != 0 {
 		t.Errorf("place 0 is covered by %d", seq)
 	}
 }
