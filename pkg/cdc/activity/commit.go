@@ -125,8 +125,8 @@ func (l *Log) take(sync bool) *change {
 		c.recent = recents{list: slices.Clone(l.recent.list), reach: l.recent.reach}
 	}
 	l.sets, l.clears, l.urgent, l.whole = l.sets[:0], l.clears[:0], false, false
-	if cap(l.sets) > 4*l.o.Hot {
-		l.sets = nil
+	if cap(l.sets)+cap(l.clears) > 512 { // which a seed makes large
+		l.sets, l.clears = nil, nil
 	}
 	return c
 }

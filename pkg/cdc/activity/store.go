@@ -65,6 +65,9 @@ func (s *store) append(record []byte, sync bool) error {
 		return errors.Join(fmt.Errorf("write %s: %w", s.path, err), s.close())
 	}
 	s.at += uint32(n)
+	if n > 16 {
+		s.buf = nil
+	}
 	if !sync {
 		return nil
 	}
