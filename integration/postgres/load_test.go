@@ -165,10 +165,10 @@ func (l *load) keepHouse(ctx context.Context) error {
 	}
 	chores := []string{
 		"CHECKPOINT",
-		"CREATE INDEX churn_v ON churn (v, payload)",
+		"CREATE INDEX IF NOT EXISTS churn_v ON churn (v, payload)",
 		"VACUUM churn",
 		"REINDEX INDEX ledger_source",
-		"DROP INDEX churn_v",
+		"DROP INDEX IF EXISTS churn_v",
 		"CHECKPOINT",
 		"VACUUM ledger",
 		"VACUUM FULL churn",

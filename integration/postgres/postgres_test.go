@@ -21,16 +21,15 @@ import (
 
 // plan is how long the database works and how much is judged.
 type plan struct {
-	clients int
-	calm    time.Duration // load before, and again after the faults
-	faults  bool
-	points  int // random ones, beside the labelled and the newest
+	calm   time.Duration // load before, and again after the faults
+	faults bool
+	points int // random ones, beside the labelled and the newest
 }
 
 // full is the test; brief is enough to see that writes are lost (the mutation check).
 var (
-	full  = plan{clients: 6, calm: 15 * time.Second, faults: true, points: 50}
-	brief = plan{clients: 6, calm: 5 * time.Second, points: 4}
+	full  = plan{calm: 15 * time.Second, faults: true, points: 50}
+	brief = plan{calm: 5 * time.Second, points: 4}
 )
 
 // rig is a database on the protected volumes of a pair.
@@ -51,7 +50,7 @@ func TestDatabaseSurvives(t *testing.T) {
 	if strings.Contains(os.Getenv("FARSHORE_TEST_TAGS"), "mutation") {
 		plan = brief
 	}
-	r := newRig(t, plan.clients)
+	r := newRig(t, harness.Options{})
 	ready := time.Now()
 	r.load.start(t.Context())
 	r.run(t, plan.calm)
@@ -63,26 +62,23 @@ func TestDatabaseSurvives(t *testing.T) {
 	r.run(t, plan.calm)
 	r.loseSite(t)
 
-	points := r.points(t, ready)
-	chosen := choose(r.random, points, quiet, plan.points)
-	verdicts := r.judge(t, chosen)
-	t.Logf("%d of %d points judged", len(chosen), len(points))
-	r.report(t, chosen, verdicts, quiet)
+	r.judge(t, r.points(t, ready, quiet, false), quiet, plan.points)
 }
 
 // newRig starts both sites and a database on two volumes.
-func newRig(t *testing.T, clients int) *rig {
+func newRig(t *testing.T, o harness.Options) *rig {
 	t.Helper()
 	n := require(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	pair := harness.New(t, harness.Options{Volumes: 2, Size: 256 << 20})
+	o.Volumes, o.Size = len(volumes), max(o.Size, 256<<20)
+	pair := harness.New(t, o)
 	root, err := os.MkdirTemp("", "farshore-pg-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &rig{pair: pair, root: root, server: &server{needs: n, root: root}, random: rand.New(rand.NewPCG(seed, 0))}
-	r.load = &load{server: r.server, clients: clients, random: r.random}
+	r.load = &load{server: r.server, clients: 6, random: r.random}
 	t.Cleanup(func() { r.close(t) })
 	if err := os.Chmod(root, 0o755); err != nil { // PostgreSQL runs as another user
 		t.Fatal(err)
@@ -212,18 +208,27 @@ func (r *rig) loseSite(t *testing.T) {
 	r.pair.PrimaryBus.Kill()
 }
 
-// points lists the recovery points since ready that have both volumes.
-func (r *rig) points(t *testing.T, ready time.Time) []replay.Point {
+// points lists the restorable points since ready. With loses set others may be there as well, but the newest
+// one has to be restorable, and so does the labelled one.
+func (r *rig) points(t *testing.T, ready time.Time, label string, loses bool) []replay.Point {
 	t.Helper()
-	return slices.DeleteFunc(r.pair.Points(), func(p replay.Point) bool {
-		if p.Restorable && len(p.Volumes) == 2 && p.Time.After(ready) {
-			return false
+	all := r.pair.Points()
+	reasons := make(map[string]int)
+	points := slices.DeleteFunc(slices.Clone(all), func(p replay.Point) bool {
+		since := p.Time.After(ready)
+		if since && !p.Restorable {
+			reasons[p.Reason]++
 		}
-		if p.Time.After(ready) { // nothing was damaged: all must be restorable
-			t.Errorf("point %d can't be restored: %s, volumes %v", p.Barrier, p.Reason, p.Volumes)
+		must := !loses || p.Label == label || p.Barrier == all[len(all)-1].Barrier
+		if since && (len(p.Volumes) != len(volumes) || must && !p.Restorable) {
+			t.Errorf("point %d %q of %v, %s, can't be recovered: %s", p.Barrier, p.Label, p.Volumes, p.Time, p.Reason)
 		}
-		return true
+		return !since || !p.Restorable
 	})
+	for reason, n := range reasons {
+		t.Logf("%d of %d points can't be recovered: %s", n, len(all), reason)
+	}
+	return points
 }
 
 // choose picks the newest point, the labelled one, and n random ones, in this order.
@@ -241,8 +246,23 @@ func choose(random *rand.Rand, points []replay.Point, label string, n int) []rep
 	return append(first, rest[:min(n, len(rest))]...)
 }
 
-// judge judges points, two at a time, and returns a verdict for each. It gives up after three that fail.
-func (r *rig) judge(t *testing.T, points []replay.Point) []verdict {
+// judge judges the newest of the points, the labelled one, and n random ones, and prints the figures. Nothing
+// that was acknowledged may be missing at the labelled one.
+func (r *rig) judge(t *testing.T, points []replay.Point, label string, n int) {
+	t.Helper()
+	chosen := choose(r.random, points, label, n)
+	verdicts := r.verdicts(t, chosen)
+	t.Logf("%d of %d points judged", len(chosen), len(points))
+	r.report(t, verdicts)
+	for i, p := range chosen {
+		if v := verdicts[i]; p.Label == label && v.rows != v.least {
+			t.Errorf("%d rows at the labelled point, want the %d that were acknowledged", v.rows, v.least)
+		}
+	}
+}
+
+// verdicts judges points, two at a time, and returns a verdict for each. It gives up after three that fail.
+func (r *rig) verdicts(t *testing.T, points []replay.Point) []verdict {
 	t.Helper()
 	j := &judge{needs: r.server.needs, pair: r.pair, root: filepath.Join(r.root, "recovered"), log: r.load.log}
 	if err := os.Mkdir(j.root, 0o755); err != nil {
@@ -281,12 +301,12 @@ func (r *rig) judge(t *testing.T, points []replay.Point) []verdict {
 	return verdicts
 }
 
-// report prints the figures and checks the two points that are special: nothing is missing at the labelled one.
-func (r *rig) report(t *testing.T, points []replay.Point, verdicts []verdict, label string) {
+// report prints the figures of what was judged, the newest point first.
+func (r *rig) report(t *testing.T, verdicts []verdict) {
 	t.Helper()
 	var replays, recoveries, checks []time.Duration
 	dirty, redone := 0, 0
-	for i, v := range verdicts {
+	for _, v := range verdicts {
 		if v.redone {
 			redone++
 		}
@@ -294,11 +314,8 @@ func (r *rig) report(t *testing.T, points []replay.Point, verdicts []verdict, la
 		for _, said := range v.fsck {
 			if said != "clean" {
 				dirty++
-				t.Logf("e2fsck at point %d, for information: %s", points[i].Barrier, said)
+				t.Logf("e2fsck, for information: %s", said)
 			}
-		}
-		if points[i].Label == label && v.rows != v.least {
-			t.Errorf("%d rows at the labelled point, want the %d that were acknowledged", v.rows, v.least)
 		}
 	}
 	acked := r.load.acked()

@@ -3,7 +3,6 @@ package cdc
 import (
 	"cmp"
 	"errors"
-	"time"
 
 	"github.com/farshore/farshore/pkg/events"
 )
@@ -67,15 +66,19 @@ func (p *pipeline) changed() {
 	p.switched = make(chan struct{})
 }
 
-// off drops everything that wasn't handed to the journal, and takes nothing until resume. It returns how many
-// bytes of fronts that were, and when the oldest of them came.
-func (p *pipeline) off() (bytes int64, since time.Time) {
+// off drops everything that wasn't handed to the journal, and takes nothing until resume. It returns false
+// if the pipeline was off already.
+func (p *pipeline) off() bool {
 	p.mu.Lock()
+	if !p.on {
+		p.mu.Unlock()
+		return false
+	}
 	var lost drops
 	p.interrupt(&lost)
 	p.mu.Unlock()
 	p.answer(&lost, ErrNotReady)
-	return lost.bytes, lost.since
+	return true
 }
 
 // interrupt ends the round.
@@ -98,8 +101,8 @@ func (p *pipeline) interrupt(lost *drops) {
 }
 
 // detach takes the journal away, and with it everything that isn't known to be stored. Nobody works on the
-// pipeline any more. Who waits for something is told why. It returns what off does.
-func (p *pipeline) detach(why error) (bytes int64, since time.Time) {
+// pipeline any more. Who waits for something is told why.
+func (p *pipeline) detach(why error) {
 	p.mu.Lock()
 	var lost drops
 	p.interrupt(&lost)
@@ -113,23 +116,16 @@ func (p *pipeline) detach(why error) (bytes int64, since time.Time) {
 	why = cmp.Or(p.err, why, ErrNotReady)
 	p.mu.Unlock()
 	p.answer(&lost, why)
-	return lost.bytes, lost.since
 }
 
 // drops collects what is dropped, until nothing is locked.
 type drops struct {
 	credit int64
-	bytes  int64     // of fronts
-	since  time.Time // when the oldest of them came
-	items  []*item   // that somebody waits for
+	items  []*item // that somebody waits for
 }
 
 func (p *pipeline) lose(it *item, lost *drops) {
 	lost.credit += it.credit
-	lost.bytes += it.bytes
-	if it.live && (lost.since.IsZero() || it.opened.Before(lost.since)) {
-		lost.since = it.opened
-	}
 	p.bytes -= it.bytes
 	p.passed -= it.passed
 	if it.frame != nil && it.frame.buf != nil {
