@@ -84,9 +84,7 @@ func TestFullStreamKeepsAReserve(t *testing.T) {
 	}
 	y := start(t, s, "b")
 	wait(t, y, y.Previous()+1)
-	if err := <-x.done; !errors.Is(err, journal.ErrFenced) {
-		t.Errorf("the older writer ended with %v", err)
-	}
+	ends(t, x, journal.ErrFenced)
 	fill(t, y)
 	// A limit that is raised makes room at once; one that is lowered is refused.
 	o.MaxBytes *= 2
