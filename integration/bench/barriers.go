@@ -13,17 +13,9 @@ import (
 	"github.com/farshore/farshore/pkg/journal"
 )
 
-func init() {
-	register(benchCase{
-		name:  "barriers",
-		about: "ten barriers a second over 8 volumes in 4 capturers, each volume written to (4 KiB random writes, depth 4, 1 MB/s): how long each tap withheld writes, from the first one withheld to the mark",
-		run:   measureBarriers,
-	})
-}
-
 func measureBarriers(ctx context.Context, m *measuring) error {
 	const volumes, size = 8, 64 << 20
-	s, err := m.sites(ctx, harness.Options{Volumes: volumes, Each: 2, Size: size, Interval: 100 * time.Millisecond})
+	s, err := m.sites(ctx, harness.Options{MaxBytes: "256Mi", Volumes: volumes, Each: 2, Size: size, Interval: 100 * time.Millisecond})
 	if err != nil {
 		return err
 	}

@@ -25,14 +25,6 @@ const (
 	inProcessWrite = 4 << 10
 )
 
-func init() {
-	register(benchCase{
-		name:  "in-process",
-		about: "4 KiB random writes into a recorder in this process, until all are stored in the journal of a NATS server beside it, against writing to the same kind of device and publishing one JetStream message per write",
-		run:   measureInProcess,
-	})
-}
-
 // storing is a way to store writes in a stream.
 type storing interface {
 	write(ctx context.Context, p []byte, off int64) error

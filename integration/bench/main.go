@@ -102,10 +102,6 @@ type benchCase struct {
 	run   func(ctx context.Context, m *measuring) error
 }
 
-var cases []benchCase
-
-func register(c benchCase) { cases = append(cases, c) }
-
 type bench struct {
 	scale  float64
 	commit string

@@ -19,12 +19,6 @@ const nbdSize = 256 << 20 // bytes of a volume: it stays in the page cache
 
 func init() {
 	parts["serve-nbd"] = serveNBD
-	register(benchCase{
-		name:  "nbd",
-		about: "the NBD server with capture off against nbdkit's file plugin and qemu-nbd, all through the page cache, by fio's nbd engine",
-		tools: []string{"fio", "nbdkit", "qemu-nbd"},
-		run:   measureNBD,
-	})
 }
 
 // nbdJob is a load on an NBD server.

@@ -8,27 +8,6 @@ import (
 	"github.com/farshore/farshore/integration/harness"
 )
 
-func init() {
-	register(benchCase{
-		name:  "recording",
-		about: "a volume that a capturer records, with the primary's NATS server beside it, against the same NBD server on a plain device (4 KiB random writes, a flush every 32, by fio)",
-		tools: []string{"fio"},
-		run: func(ctx context.Context, m *measuring) error {
-			return m.compareRecording(ctx, 1<<30, []recordingJob{
-				{"depth 1", 1, true}, {"depth 16", 16, false},
-			})
-		},
-	})
-	register(benchCase{
-		name:  "recording-wide",
-		about: "the same over 16 GiB, four times what the activity log's hot set covers: nearly every write needs a region that isn't listed",
-		tools: []string{"fio"},
-		run: func(ctx context.Context, m *measuring) error {
-			return m.compareRecording(ctx, 16<<30, []recordingJob{{"depth 1", 1, false}, {"depth 16", 16, false}})
-		},
-	})
-}
-
 type recordingJob struct {
 	name  string
 	depth int

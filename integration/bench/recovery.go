@@ -9,14 +9,6 @@ import (
 	"github.com/farshore/farshore/integration/harness"
 )
 
-func init() {
-	register(benchCase{
-		name:  "recovery",
-		about: "what is recovered how fast: an applier that was away catches up, a point is replayed into new volumes, and an applier is killed (SIGKILL) and started again while writes go on",
-		run:   measureRecovery,
-	})
-}
-
 func measureRecovery(ctx context.Context, m *measuring) error {
 	const size = 256 << 20
 	s, err := m.sites(ctx, harness.Options{Volumes: 1, Size: size, Interval: time.Second, Memory: "256Mi"})

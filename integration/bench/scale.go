@@ -8,14 +8,6 @@ import (
 	"github.com/farshore/farshore/integration/harness"
 )
 
-func init() {
-	register(benchCase{
-		name:  "scale",
-		about: "1, 10 and 100 idle volumes of 64 MiB in one capturer, a barrier every second: memory, processor time and how long barriers take",
-		run:   measureScale,
-	})
-}
-
 // scaled is what a number of volumes costs.
 type scaled struct {
 	volumes  int
@@ -45,7 +37,7 @@ func measureScale(ctx context.Context, m *measuring) error {
 // measureVolumes measures n volumes. Its sites end with it.
 func (m *measuring) measureVolumes(ctx context.Context, n int, cost, hold *Series) (scaled, error) {
 	defer m.cleanUp()
-	s, err := m.sites(ctx, harness.Options{Volumes: n, Each: n, Size: 64 << 20, Interval: time.Second, HoldLimit: 2 * time.Second, Memory: "256Mi"})
+	s, err := m.sites(ctx, harness.Options{MaxBytes: "256Mi", Volumes: n, Each: n, Size: 64 << 20, Interval: time.Second, HoldLimit: 2 * time.Second, Memory: "256Mi"})
 	if err != nil {
 		return scaled{}, err
 	}

@@ -13,14 +13,6 @@ import (
 
 const transportSize = 512 << 20
 
-func init() {
-	register(benchCase{
-		name:  "transport",
-		about: "sequential writes of random data through NBD, until they are stored at the DR site and until its replica has them durably, against plain JetStream: a publisher, the same two servers, a mirror and a consumer of it",
-		run:   measureTransport,
-	})
-}
-
 // sites is a pair that runs, with connections to it.
 type sites struct {
 	*harness.Pair
@@ -154,7 +146,9 @@ func (m *measuring) measureLag(ctx context.Context, s *sites, rate float64) erro
 	worst := map[int]float64{} // ms, by tenth of a second
 	begun := time.Now()
 	done := make(chan error, 1)
-	go func() { done <- (&writers{size: transportSize, length: 64 << 10, depth: 8, rate: rate}).run(ctx, c, d) }()
+	go func() {
+		done <- (&writers{size: transportSize, length: 256 << 10, depth: 8, rate: rate}).run(ctx, c, d)
+	}()
 	for {
 		e, err := r.Next(reading)
 		if err != nil {
@@ -174,7 +168,7 @@ func (m *measuring) measureLag(ctx context.Context, s *sites, rate float64) erro
 	if err := <-done; err != nil {
 		return err
 	}
-	m.held("transit lag p99 at half load, 64 KiB writes", percentile(lags, 99), "ms", atMost, 60, map[string]float64{
+	m.held("transit lag p99 at half load, 256 KiB writes", percentile(lags, 99), "ms", atMost, 60, map[string]float64{
 		"p50 ms": median(lags), "largest ms": percentile(lags, 100), "MB/s": rate / 1e6, "events": float64(len(lags)),
 	})
 	line := Series{Name: "largest of each 100 ms"}
