@@ -27,6 +27,7 @@ type file struct {
 	blockSize int64
 	aligned   bool // a block device: it zeroes whole blocks
 	segments  bool // SEEK_HOLE tells something
+	flushes   flushes
 }
 
 // OpenFile opens a file or a block device and locks it until Close; ErrLocked tells that somebody
@@ -173,7 +174,9 @@ func (d *file) ReadAt(p []byte, off int64) (int, error) {
 
 func (d *file) WriteAt(p []byte, off int64) (int, error) { return d.f.WriteAt(p, off) }
 
-func (d *file) Flush() error {
+func (d *file) Flush() error { return d.flushes.do(d.sync) }
+
+func (d *file) sync() error {
 	var err error
 	if e := d.control(func(fd int) { err = retry(func() error { return unix.Fdatasync(fd) }) }); e != nil {
 		return e
