@@ -104,6 +104,7 @@ func TestDRStoreRolledBack(t *testing.T) {
 			}
 			load.Progress(t, 500)
 			waitNewPoint(t, p)
+			waitWhole(t, p)
 			conclude(t, p, load, random, 10)
 			kept(t, p, "before")
 		})
@@ -124,6 +125,7 @@ func TestBothStoresRolledBack(t *testing.T) {
 	p.DRBus.Start()
 	load.Progress(t, 500)
 	waitNewPoint(t, p)
+	waitWhole(t, p)
 	conclude(t, p, load, random, 10)
 }
 
@@ -150,6 +152,29 @@ func TestOperatorDeletesStream(t *testing.T) {
 			kept(t, p, "before")
 		})
 	}
+}
+
+// waitWhole waits until no mirror lacks anything in its middle: what the replicas have behind them may be
+// mended after they have gone on.
+func waitWhole(t *testing.T, p *harness.Pair) {
+	t.Helper()
+	site := p.DRSite(t.Context())
+	harness.Eventually(t, time.Minute, "the mirrors are whole", func() error {
+		streams, err := site.Streams(t.Context(), harness.Group)
+		if err != nil {
+			return err
+		}
+		for _, m := range journal.Mirrors(streams) {
+			holes, err := site.Holes(t.Context(), m, 1)
+			if err != nil {
+				return err
+			}
+			if len(holes) > 0 {
+				return fmt.Errorf("%s lacks %v", m.ID.Name(), holes)
+			}
+		}
+		return nil
+	})
 }
 
 // deleteStream deletes the first generation of a part, and with again makes it as it was.
