@@ -111,7 +111,8 @@ func TestDRStoreRolledBack(t *testing.T) {
 	}
 }
 
-// Both sites lose power at once, and what each lost is not the same.
+// Both sites lose power at once, and what each lost is not the same. The DR site may have lost more of
+// its mirrors than its replicas had taken; an applier that starts later finds its way all the same.
 func TestBothStoresRolledBack(t *testing.T) {
 	random := seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
@@ -125,7 +126,8 @@ func TestBothStoresRolledBack(t *testing.T) {
 	p.DRBus.Start()
 	load.Progress(t, 500)
 	waitNewPoint(t, p)
-	waitWhole(t, p)
+	harness.Restart(p.Applier)
+	waitNewPoint(t, p)
 	conclude(t, p, load, random, 10)
 }
 

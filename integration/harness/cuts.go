@@ -120,10 +120,7 @@ func readHistory(ctx context.Context, site *journal.Site) (history, error) {
 func readPart(ctx context.Context, site *journal.Site, ids map[uint32]journal.StreamID) (*part, error) {
 	number := slices.Max(slices.Collect(maps.Keys(ids)))
 	p := &part{began: int(number) - 1}
-	end, err := lastSeq(ctx, site, ids[number])
-	if err != nil {
-		return nil, err
-	}
+	end := ^uint64(0)
 	for {
 		id, ok := ids[number]
 		if !ok {
@@ -142,7 +139,14 @@ func readPart(ctx context.Context, site *journal.Site, ids map[uint32]journal.St
 		if !ok {
 			return nil, fmt.Errorf("%s begins with a %T", id.Name(), m.Event)
 		}
-		p.path = append(p.path, generation{id: id, blank: epoch.Base == nil, end: end})
+		stored, err := lastSeq(ctx, site, id)
+		if err != nil {
+			return nil, err
+		}
+		if end != ^uint64(0) && stored < end && id.Part != journal.Control {
+			p.path = nil // what was built on is at the replica and no longer in the mirror: nothing behind it can be read
+		}
+		p.path = append(p.path, generation{id: id, blank: epoch.Base == nil, end: min(end, stored)})
 		if epoch.Base == nil {
 			slices.Reverse(p.path)
 			return p, nil
