@@ -56,7 +56,7 @@ func (p *Pair) CheckCuts(ctx context.Context, site *journal.Site) (Cuts, error) 
 		if err := w.advance(ctx, c); err != nil {
 			return cuts, fmt.Errorf("go to the commit of barrier %d: %w", c.Token.Barrier, err)
 		}
-		if !p.whole(c) {
+		if !p.whole(volumesOf(c)) {
 			continue
 		}
 		if err := w.check(); err != nil {
@@ -68,13 +68,20 @@ func (p *Pair) CheckCuts(ctx context.Context, site *journal.Site) (Cuts, error) 
 
 // whole tells whether a cut holds all volumes that chains write to. Before all have joined, and after one left,
 // a chain's counters on it are missing.
-func (p *Pair) whole(c *events.Commit) bool {
+func (p *Pair) whole(volumes []string) bool {
 	for i := range p.options.Volumes {
-		if !slices.ContainsFunc(c.Vector, func(e events.VectorEntry) bool { return e.Volume == Volume(i) }) {
+		if !slices.Contains(volumes, Volume(i)) {
 			return false
 		}
 	}
 	return true
+}
+
+func volumesOf(c *events.Commit) (out []string) {
+	for _, e := range c.Vector {
+		out = append(out, e.Volume)
+	}
+	return out
 }
 
 // history is the way through the generations of each part.
@@ -104,14 +111,18 @@ func readHistory(ctx context.Context, site *journal.Site) (history, error) {
 		}
 		ids[s.ID.Part][s.ID.Generation] = s.ID
 	}
+	if ids[journal.Control] == nil {
+		return nil, fmt.Errorf("no control stream of group %s", Group)
+	}
 	h := make(history)
-	for name, generations := range ids {
-		if h[name], err = readPart(ctx, site, generations); err != nil {
+	// The control stream first: what its commits name is then in the others.
+	for _, name := range append([]string{journal.Control}, slices.Collect(maps.Keys(ids))...) {
+		if h[name] != nil {
+			continue
+		}
+		if h[name], err = readPart(ctx, site, ids[name]); err != nil {
 			return nil, fmt.Errorf("history of %s: %w", name, err)
 		}
-	}
-	if h[journal.Control] == nil {
-		return nil, fmt.Errorf("no control stream of group %s", Group)
 	}
 	return h, nil
 }

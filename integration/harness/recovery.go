@@ -141,7 +141,7 @@ func (p *Pair) CheckPoints(n int, random *rand.Rand) {
 	p.t.Helper()
 	var points []replay.Point
 	for _, x := range p.Points() {
-		if x.Restorable && len(x.Volumes) == p.options.Volumes {
+		if x.Restorable && p.whole(x.Volumes) {
 			points = append(points, x)
 		}
 	}
