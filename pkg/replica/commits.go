@@ -85,7 +85,7 @@ func (f *Follower) readable(leg Leg, after uint64) bool {
 	id := journal.StreamID{Group: f.group, Part: journal.Control, Generation: leg.Generation}
 	m := f.view.mirrors[id]
 	next := max(leg.After, after) + 1
-	return m.missing(next-1, next) == 0 && f.damage[id].Seq != next
+	return next <= m.Last() && m.missing(next-1, next) == 0 && f.damage[id].Seq != next
 }
 
 // readCommits reads one generation of the control stream up to where another one goes on; it returns nil there.
@@ -125,11 +125,12 @@ func (f *Follower) readCommits(ctx context.Context, leg Leg) error {
 	return nil
 }
 
-// controlEnds tells whether what there is to read of a generation was read: another one goes on.
+// controlEnds tells whether what there is to read of a generation was read: another one goes on. That may have been
+// begun behind events that were here once and that a DR server's power cut took.
 func (f *Follower) controlEnds(generation uint32) bool {
 	leg, ok := f.controlLeg(generation)
 	at := f.timeline.position()
-	return !ok || at.Generation == generation && at.Seq >= leg.Last
+	return !ok || at.Generation == generation && (at.Seq >= leg.Last || leg.Last != openEnd && !f.readable(leg, at.Seq))
 }
 
 // controlLeg returns the leg of a generation as it is known now: another generation may have ended it.
