@@ -35,8 +35,14 @@ func mirror(volume int) string {
 
 func waitNewPoint(t *testing.T, p *harness.Pair) {
 	t.Helper()
+	waitPoint(t, p, 90*time.Second)
+}
+
+// waitPoint waits until a point is applied that was made later than now.
+func waitPoint(t *testing.T, p *harness.Pair, limit time.Duration) {
+	t.Helper()
 	from := time.Now()
-	harness.Eventually(t, 90*time.Second, "a new recovery point is applied", func() error {
+	harness.Eventually(t, limit, "a new recovery point is applied", func() error {
 		s, err := p.Status()
 		if err != nil {
 			return err
