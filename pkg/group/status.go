@@ -25,6 +25,9 @@ type Status struct {
 	// in every lag; null while not measured.
 	ClockOffsetSeconds *float64 `json:"clockOffsetSeconds"`
 
+	// Mirrors is what the mirrors of the group's streams use at the DR site.
+	Mirrors MirrorsStatus `json:"mirrors"`
+
 	// MissingVotes names the members whose vote the last barrier lacked.
 	MissingVotes []string `json:"missingVotes"`
 
@@ -64,6 +67,13 @@ type Debt struct {
 	Messages uint64  `json:"messages"`
 }
 
+// MirrorsStatus is how far the mirrors are from their limit.
+type MirrorsStatus struct {
+	Bytes   uint64 `json:"bytes"`
+	Limit   uint64 `json:"limit"`   // bytes; 0: none
+	AlertAt int    `json:"alertAt"` // percent of Limit
+}
+
 // Point is a commit of the group.
 type Point struct {
 	Barrier uint64    `json:"barrier"`
@@ -76,13 +86,18 @@ type Point struct {
 type VolumeStatus struct {
 	Name       string        `json:"name"`
 	UID        string        `json:"uid"`
-	State      string        `json:"state"` // joining, member or left
-	Generation uint32        `json:"generation"`
+	State      string        `json:"state"`      // joining, member or left
+	Generation uint32        `json:"generation"` // of its stream; above 1 where a history was lost or the volume moved
 	Size       int64         `json:"size"`       // bytes
 	StoredSeq  uint64        `json:"storedSeq"`  // newest sequence stored at the DR site
 	AppliedSeq uint64        `json:"appliedSeq"` // newest sequence that the replica holds
 	Lags       Lags          `json:"lags"`
 	Pass       *PassProgress `json:"pass"` // open region pass; null where none is
+
+	// Incarnation is that of its stream's mirror; above 1 where a hole in one was filled by the next.
+	Incarnation int `json:"incarnation"`
+	// Scrubbed is when the last comparison of the whole volume that the applier has heard of ended; null before.
+	Scrubbed *time.Time `json:"scrubbed"`
 
 	// RegionMismatches counts the regions whose hash differed from the replica's.
 	RegionMismatches uint64 `json:"regionMismatches"`

@@ -90,6 +90,7 @@ type Follower struct {
 	troubles map[string]string // by condition type and source: what is wrong
 	since    map[string]condition
 	beats    map[string]beat            // by volume
+	scrubbed map[string]time.Time       // by volume: the end of the last whole scrub that was read
 	lost     map[journal.StreamID]*loss // what a new generation has to mend
 	asks     map[string]*asks
 	branches map[string]bool   // volumes whose newest generation can't be followed
@@ -131,7 +132,7 @@ func NewFollower(o FollowerOptions) (*Follower, error) {
 		o: o, group: name, dir: filepath.Join(o.Group.Spec.Recovery.Directory, name), log: o.Log, metrics: metrics,
 		timeline: newTimeline(), document: o.Group, view: newView(), stands: make(map[string]stand), asked: make(map[string]asking),
 		damage: make(map[journal.StreamID]Damaged), troubles: make(map[string]string),
-		since: make(map[string]condition), beats: make(map[string]beat), lost: make(map[journal.StreamID]*loss),
+		since: make(map[string]condition), beats: make(map[string]beat), scrubbed: make(map[string]time.Time), lost: make(map[journal.StreamID]*loss),
 		asks: make(map[string]*asks), branches: make(map[string]bool), followed: make(map[string]uint32), mismatches: newMismatches(),
 		seeding: make(map[string]bool),
 	}, nil
@@ -264,6 +265,12 @@ func (f *Follower) noteRead(volume string, m journal.Message) {
 		f.mu.Lock()
 		f.marked = max(f.marked, e.Token.Barrier)
 		f.mu.Unlock()
+	case *events.PassDone:
+		if e.Pass == events.PassScrub {
+			f.mu.Lock()
+			f.scrubbed[volume] = m.Header.Time
+			f.mu.Unlock()
+		}
 	}
 }
 

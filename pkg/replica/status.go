@@ -60,6 +60,11 @@ func (f *Follower) status(ctx context.Context) *group.Status {
 	for part, generation := range f.view.newest {
 		streams[part] = f.view.mirrors[journal.StreamID{Group: f.group, Part: part, Generation: generation}]
 	}
+	for _, m := range f.view.mirrors {
+		s.Mirrors.Bytes += m.Bytes()
+	}
+	limits := f.document.Spec.Recovery.Journal
+	s.Mirrors.Limit, s.Mirrors.AlertAt = uint64(limits.MaxBytes), limits.AlertAt
 	var offset time.Duration
 	if f.offset != nil {
 		offset = *f.offset
@@ -117,13 +122,13 @@ func (f *Follower) volumeStatus(m seen, tails map[string]journal.Tail, cp *Check
 	at := cp.Volumes[name]
 	v := group.VolumeStatus{
 		Name: name, UID: stream.UID, State: "joining", Generation: stream.ID.Generation,
-		Size: stream.Size, StoredSeq: m.Last(), AppliedSeq: at.Seq,
+		Size: stream.Size, StoredSeq: m.Last(), AppliedSeq: at.Seq, Incarnation: stream.Incarnation,
 	}
 	if at.Seq > 0 {
 		v.UID, v.Size = at.UID, at.Size
 	}
 	if at.Generation < stream.ID.Generation {
-		at.Seq = 0 // nothing of this generation is applied yet
+		at.Seq, v.AppliedSeq = 0, 0 // nothing of this generation is applied yet
 	}
 	if at.State == Member || at.State == Left {
 		v.State = string(at.State)
@@ -136,6 +141,9 @@ func (f *Follower) volumeStatus(m seen, tails map[string]journal.Tail, cp *Check
 	v.RegionMismatches, _, v.Mismatches = f.mismatches.told(name)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if at, ok := f.scrubbed[name]; ok {
+		v.Scrubbed = &at
+	}
 	if b := f.beats[name].body; b != nil {
 		v.Lags.CaptureDebt = &group.Debt{Seconds: *seconds(b.DebtAge), Bytes: uint64(max(0, b.DebtBytes))}
 		if b.Progress.Pass != 0 {
@@ -235,7 +243,7 @@ func (f *Follower) conditions(s *group.Status, streams map[string]seen, cp *Chec
 		v := &s.Volumes[i]
 		if lag := v.Lags.TransitLagSeconds; v.State != string(Left) && lag != nil && *lag > connectedWithin.Seconds() {
 			problems[group.ConditionConnected] = append(problems[group.ConditionConnected],
-				fmt.Sprintf("nothing arrived from volume %s's capturer for %.0f s", v.Name, *lag))
+				fmt.Sprintf("nothing arrived from volume %s's capturer for %.0f s; if it runs, %s", v.Name, *lag, f.meanwhile()))
 		}
 		if _, open, newest := f.mismatches.told(v.Name); open > 0 {
 			problems[group.ConditionVerified] = append(problems[group.ConditionVerified], tellMismatches(v.Name, open, newest))
@@ -278,6 +286,16 @@ func consequence(held bool) string {
 		return "points behind it can't be replayed from before it"
 	}
 	return "the replicas stay before it"
+}
+
+// meanwhile tells what a capturer does that reaches no journal.
+func (f *Follower) meanwhile() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.document.Spec.Capture.WhenBusGone == group.BusGoneStall {
+		return "writes wait there once its memory is used up"
+	}
+	return "writes go on there, are tracked, and are sent later"
 }
 
 // tellMismatches names the newest region that differs.

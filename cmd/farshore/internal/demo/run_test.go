@@ -185,7 +185,7 @@ func TestKillLeavesNoProcess(t *testing.T) {
 func TestUnexpectedDeathEndsTheDemo(t *testing.T) {
 	temp := t.TempDir()
 	cmd, p := startDemo(t, temp)
-	victims := relatives(t, "capturer-"+ledger+" --group "+temp)
+	victims := relatives(t, "capturer-"+ledger+" --state "+temp)
 	if len(victims) != 1 {
 		t.Fatalf("capturers of the ledger: %q", victims)
 	}

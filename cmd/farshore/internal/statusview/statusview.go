@@ -41,11 +41,12 @@ func Text(st *group.Status, now time.Time) string {
 		row("applying", Point(st.Applying))
 	}
 	row("clock, primary - DR", Seconds(st.ClockOffsetSeconds))
+	row("mirrors", Mirrors(st.Mirrors))
 	if len(st.MissingVotes) > 0 {
 		row("missing votes", strings.Join(st.MissingVotes, ", "))
 	}
 	_ = w.Flush()
-	volumes(&b, st.Volumes)
+	volumes(&b, st)
 	for _, c := range st.Conditions {
 		if !c.OK {
 			fmt.Fprintf(&b, "! %s, since %s UTC: %s\n", c.Type, c.Since.UTC().Format(clock), c.Message)
@@ -54,21 +55,64 @@ func Text(st *group.Status, now time.Time) string {
 	return b.String()
 }
 
-func volumes(b *strings.Builder, volumes []group.VolumeStatus) {
-	if len(volumes) == 0 {
+func volumes(b *strings.Builder, st *group.Status) {
+	if len(st.Volumes) == 0 {
 		return
 	}
 	w := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "\nVOLUME\tSTATE\tSIZE\tTRANSIT LAG\tREPLAY DEBT\tCAPTURE DEBT\tPASS")
-	for _, v := range volumes {
+	fmt.Fprintln(w, "\nVOLUME\tSTATE\tSIZE\tTRANSIT LAG\tREPLAY DEBT\tCAPTURE DEBT\tPASS\tSTREAM\tSCRUBBED")
+	for _, v := range st.Volumes {
 		pass := Pass(v.Pass)
 		if v.RegionMismatches > 0 {
-			pass += fmt.Sprintf(" (%d regions differed)", v.RegionMismatches)
+			pass += fmt.Sprintf(" (%d regions differed%s)", v.RegionMismatches, healed(v.Mismatches))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, v.State, human.Bytes(v.Size),
-			Seconds(v.Lags.TransitLagSeconds), Debt(v.Lags.ReplayDebt), Debt(v.Lags.CaptureDebt), pass)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, v.State, human.Bytes(v.Size),
+			Seconds(v.Lags.TransitLagSeconds), Debt(v.Lags.ReplayDebt), Debt(v.Lags.CaptureDebt), pass, Stream(v), Ago(v.Scrubbed, st.Time))
 	}
 	_ = w.Flush()
+}
+
+// healed tells that all regions that differed were sent again.
+func healed(regions []group.RegionMismatch) string {
+	for _, r := range regions {
+		if !r.Healed {
+			return ""
+		}
+	}
+	if len(regions) == 0 {
+		return ""
+	}
+	return ", all healed"
+}
+
+// Stream writes which history a volume is in: its stream's generation, and its mirror's incarnation where it
+// isn't the first.
+func Stream(v group.VolumeStatus) string {
+	if v.Generation == 0 {
+		return "-"
+	}
+	s := fmt.Sprintf("g%d", v.Generation)
+	if v.Incarnation > 1 {
+		s += fmt.Sprintf(" m%d", v.Incarnation)
+	}
+	return s
+}
+
+// Ago writes how long ago something was; - where it never was.
+func Ago(at *time.Time, now time.Time) string {
+	if at == nil {
+		return "-"
+	}
+	return human.Duration(max(0, now.Sub(*at)).Round(time.Second)) + " ago"
+}
+
+// Mirrors writes what the mirrors use.
+func Mirrors(m group.MirrorsStatus) string {
+	if m.Limit == 0 {
+		return human.Bytes(int64(m.Bytes)) + ", no limit"
+	}
+	return fmt.Sprintf("%s of %s (%.0f %%, alert at %d %%)", human.Bytes(int64(m.Bytes)), human.Bytes(int64(m.Limit)),
+		100*float64(m.Bytes)/float64(m.Limit), m.AlertAt)
 }
 
 // Seconds writes a lag; - where it is not known.

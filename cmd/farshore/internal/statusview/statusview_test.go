@@ -17,6 +17,8 @@ func p(v float64) *float64 { return &v }
 
 var noon = time.Date(2026, 5, 4, 12, 0, 0, 123456000, time.UTC)
 
+var scrubbed = noon.Add(-90 * time.Minute)
+
 func full() *group.Status {
 	return &group.Status{
 		Group: "shop", Applier: "applier-1", Time: noon, Phase: group.PhaseFollowing,
@@ -30,9 +32,10 @@ func full() *group.Status {
 			CaptureDebt: &group.Debt{},
 		},
 		ClockOffsetSeconds: p(-0.00025),
+		Mirrors:            group.MirrorsStatus{Bytes: 3 << 30, Limit: 4 << 30, AlertAt: 80},
 		Volumes: []group.VolumeStatus{
-			{Name: "orders", State: "member", Size: 64 << 20, Lags: group.Lags{TransitLagSeconds: p(0.0123), ReplayDebt: &group.Debt{Seconds: 0.2, Bytes: 1 << 20, Messages: 1234}, CaptureDebt: &group.Debt{Seconds: 0.1, Bytes: 4096}}},
-			{Name: "stock", State: "joining", Size: 10 << 30, Pass: &group.PassProgress{Kind: "seed", Done: 3 << 30, Total: 10 << 30}, RegionMismatches: 2},
+			{Name: "orders", State: "member", Size: 64 << 20, Generation: 2, Incarnation: 3, Scrubbed: &scrubbed, Lags: group.Lags{TransitLagSeconds: p(0.0123), ReplayDebt: &group.Debt{Seconds: 0.2, Bytes: 1 << 20, Messages: 1234}, CaptureDebt: &group.Debt{Seconds: 0.1, Bytes: 4096}}},
+			{Name: "stock", State: "joining", Size: 10 << 30, Pass: &group.PassProgress{Kind: "seed", Done: 3 << 30, Total: 10 << 30}, RegionMismatches: 2, Generation: 1, Incarnation: 1, Mismatches: []group.RegionMismatch{{Healed: true}}},
 		},
 		MissingVotes: []string{"stock"},
 		Conditions: []group.Condition{
