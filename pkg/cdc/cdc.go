@@ -83,8 +83,6 @@ type Journal interface {
 	Stored() uint64
 	// WaitStored returns when seq is stored, with ctx's error, or with the final one.
 	WaitStored(ctx context.Context, seq uint64) error
-	// Epoch is the writer's epoch.
-	Epoch() uint64
 }
 
 // WhenBusGone tells what happens to mutations while nothing can be recorded.

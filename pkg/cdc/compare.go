@@ -26,18 +26,19 @@ type comparison struct {
 	mu      sync.Mutex
 	without []uint64 // a bit for each region that isn't compared any more
 	touched []uint64 // a bit for each region that a mutation has changed since the generation began
+	failed  uint64   // flushes of the device that had failed when without was last seen to
 	ended   bool
 	off     int64 // of window
 	window  [][32]byte
 }
 
 // newComparison returns the comparison of a Record; nil where there is nothing to compare with.
-func newComparison(t Tenure, size int64) *comparison {
+func newComparison(t Tenure, size int64, failed uint64) *comparison {
 	if t.Hashes == nil {
 		return nil
 	}
 	words := (size + 64*activity.RegionSize - 1) / (64 * activity.RegionSize)
-	return &comparison{hashes: t.Hashes, without: make([]uint64, words), touched: make([]uint64, words)}
+	return &comparison{hashes: t.Hashes, without: make([]uint64, words), touched: make([]uint64, words), failed: failed}
 }
 
 // mark sets the bits of the regions that a range touches. What lies behind the volume's size at the beginning
@@ -68,6 +69,14 @@ func (c *comparison) excludeTouched() {
 	}
 }
 
+// flushed takes into account how many flushes have failed: each may have lost what mutations had changed.
+func (c *comparison) flushed(failed uint64) {
+	if c.failed != failed {
+		c.failed = failed
+		c.excludeTouched()
+	}
+}
+
 // holds tells whether the region at off is compared.
 func (c *comparison) holds(off int64) bool {
 	c.mu.Lock()
@@ -91,6 +100,9 @@ func (c *comparison) at(off int64) (hash [32]byte, known bool) {
 // to ends at limit. A device that can't be read isn't intact.
 func (p *pass) same(ctx context.Context, round uint64, off, n, limit int64) (same, intact bool, err error) {
 	c := p.compare.Load()
+	if c != nil {
+		c.flushed(p.stale.FlushFailures()) // one that fails later makes the region stale anew
+	}
 	if c == nil || off%repair.HashUnit != 0 || !c.holds(off) {
 		return false, true, nil
 	}

@@ -192,13 +192,14 @@ func (j *frailJournal) Append(ctx context.Context, e events.Event) (seq uint64, 
 	return seq, appendErr
 }
 
-// store stores a part of what was appended, now and then.
+// store stores a part of what was appended, now and then: often, or seldom.
 func (j *frailJournal) store(ctx context.Context, rnd *rand.Rand) {
+	pause := 100 + rnd.IntN(2)*10000
 	for ctx.Err() == nil {
 		_ = j.power.use(func() {
 			j.set(func() { j.stored += rnd.Uint64N(j.last - j.stored + 1) })
 		})
-		time.Sleep(time.Duration(rnd.IntN(500)) * time.Microsecond)
+		time.Sleep(time.Duration(rnd.IntN(pause)) * time.Microsecond)
 	}
 }
 

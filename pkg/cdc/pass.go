@@ -45,7 +45,7 @@ type pass struct {
 	done, part  int64           // bytes passed: in regions that are complete, and of the one that isn't
 	regions     uint64
 	bytes       uint64
-	missedBytes int64 // written while nothing was recorded, and not sent yet
+	missedBytes int64 // acknowledged and not recorded, or dropped, and not sent since
 	missedSince time.Time
 	scrub       scrub
 }
@@ -60,7 +60,7 @@ func newPass(r *Recorder) *pass {
 
 // attach opens the pass that a Record begins with.
 func (p *pass) attach(t Tenure) {
-	p.compare.Store(newComparison(t, p.size()))
+	p.compare.Store(newComparison(t, p.size(), p.stale.FlushFailures()))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.begin(t.Pass)
@@ -112,12 +112,20 @@ func (p *pass) missed(off, length int64, written bool) {
 	if !written {
 		return
 	}
+	p.owe(length, time.Now())
+}
+
+// owe notes bytes that were acknowledged and aren't in the pipeline any more, or never were.
+func (p *pass) owe(bytes int64, since time.Time) {
+	if bytes == 0 {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.missedBytes == 0 {
-		p.missedSince = time.Now()
+	if p.missedBytes == 0 || since.Before(p.missedSince) {
+		p.missedSince = since
 	}
-	p.missedBytes += length
+	p.missedBytes += bytes
 }
 
 // interrupted notes that something of what was appended, or of what the device took, is lost.
@@ -156,7 +164,8 @@ func (p *pass) run(ctx context.Context) error {
 		case p.scrubDue():
 			err = p.sendHashes(ctx)
 		default:
-			wait(ctx, p.wake)
+			idle := throttle{rate: int64(time.Second), begun: time.Now()} // the activity log itself finds flushes that fail
+			err = idle.wait(ctx, int64(p.retry), p.wake)
 		}
 		if err != nil && ctx.Err() == nil && !errors.Is(err, errDropped) && !errors.Is(err, errExcused) {
 			return err
@@ -270,6 +279,9 @@ func (p *pass) hole(ctx context.Context, round uint64, off, end int64) (int64, e
 	if n == 0 {
 		return 0, nil
 	}
+	if err := p.awaitPassed(ctx); err != nil {
+		return 0, err
+	}
 	sent, err := p.zero(ctx, round, off, n)
 	if !sent {
 		n = 0 // somebody wrote into it before it was locked
@@ -342,7 +354,7 @@ func (p *pass) unit(ctx context.Context, round uint64, off, length int64) (intac
 	most := min(int64(p.pipe.frameBytes), max(zeroUnit, (p.share.most()-opCost)/zeroUnit*zeroUnit))
 	for end := off + length; off < end; {
 		n := min(most, end-off)
-		if err := p.pipe.awaitPassed(ctx, min(passWindow, p.share.most()/2)); err != nil {
+		if err := p.awaitPassed(ctx); err != nil {
 			return false, err
 		}
 		if p.holeAt(off, off+n) == n {
@@ -361,6 +373,11 @@ func (p *pass) unit(ctx context.Context, round uint64, off, length int64) (intac
 		off += n
 	}
 	return true, nil
+}
+
+// awaitPassed waits until the journal has stored enough of what was passed.
+func (p *pass) awaitPassed(ctx context.Context) error {
+	return p.pipe.awaitPassed(ctx, min(passWindow, p.share.most()/2))
 }
 
 func (p *pass) data(ctx context.Context, round uint64, off, n int64) (intact bool, err error) {

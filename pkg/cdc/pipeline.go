@@ -151,6 +151,10 @@ func (p *pipeline) take(op events.Op, data []byte, credit int64, round uint64) (
 	}
 }
 
+// holeShare is by how much a hole counts less than data as bytes of a pass. It isn't nothing: the activity log
+// lists the regions of a hole, too, until it is stored.
+const holeShare = 256
+
 // add puts an operation into the open frame, where there is room, and returns what is left of the credit.
 func (p *pipeline) add(f *openFrame, op events.Op, data []byte, credit int64, live bool) (spare int64) {
 	if f.extend(op, data) {
@@ -165,8 +169,12 @@ func (p *pipeline) add(f *openFrame, op events.Op, data []byte, credit int64, li
 		f.bytes += int64(len(data))
 		p.bytes += int64(len(data))
 	} else {
-		f.passed += int64(len(data))
-		p.passed += int64(len(data))
+		passed := int64(len(data))
+		if op.Kind != events.OpWrite {
+			passed = op.Length / holeShare
+		}
+		f.passed += passed
+		p.passed += passed
 	}
 	if len(f.content) == p.frameBytes || len(f.ops) >= maxOps {
 		p.close()

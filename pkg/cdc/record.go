@@ -33,8 +33,7 @@ func (r *Recorder) Record(ctx context.Context, j Journal, t Tenure) error {
 	if err != nil && r.o.Final != nil && r.o.Final(err) {
 		r.Stop(err)
 	}
-	r.pipe.detach(err)
-	r.interrupted()
+	r.interrupted(r.pipe.detach(err))
 	if errors.Is(err, errEnded) {
 		return nil
 	}
@@ -74,8 +73,9 @@ func (r *Recorder) awaitStop(ctx context.Context) error {
 	}
 }
 
-// interrupted makes stale what was dropped, and lets those go on who wait for credit.
-func (r *Recorder) interrupted() {
+// interrupted makes stale what was dropped, bytes of fronts among it, and lets those go on who wait for credit.
+func (r *Recorder) interrupted(bytes int64, since time.Time) {
+	r.pass.owe(bytes, since)
 	r.log.Dropped()
 	r.pass.interrupted()
 	r.share.excuse()
@@ -126,8 +126,7 @@ func (r *Recorder) stuck(ctx context.Context) (bool, error) {
 // then records anew.
 func (r *Recorder) track(ctx context.Context) error {
 	begun := time.Now()
-	r.pipe.off()
-	r.interrupted()
+	r.interrupted(r.pipe.off())
 	r.o.Log.Warn("the journal stores nothing; writes go on, and their regions are sent when it is back")
 	for r.pipe.handed() {
 		if !wait(ctx, r.pipe.toMind) {

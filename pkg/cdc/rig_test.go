@@ -99,8 +99,6 @@ func (j *memJournal) Stored() uint64 {
 	return j.stored
 }
 
-func (j *memJournal) Epoch() uint64 { return 1 }
-
 func (j *memJournal) WaitStored(ctx context.Context, seq uint64) error {
 	for {
 		j.mu.Lock()

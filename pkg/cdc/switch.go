@@ -3,6 +3,7 @@ package cdc
 import (
 	"cmp"
 	"errors"
+	"time"
 
 	"github.com/farshore/farshore/pkg/events"
 )
@@ -66,19 +67,15 @@ func (p *pipeline) changed() {
 	p.switched = make(chan struct{})
 }
 
-// off drops everything that wasn't handed to the journal, and takes nothing until resume. It returns false
-// if the pipeline was off already.
-func (p *pipeline) off() bool {
+// off drops everything that wasn't handed to the journal, and takes nothing until resume. It returns how many
+// bytes of fronts that were, and when the oldest of them came.
+func (p *pipeline) off() (bytes int64, since time.Time) {
 	p.mu.Lock()
-	if !p.on {
-		p.mu.Unlock()
-		return false
-	}
 	var lost drops
 	p.interrupt(&lost)
 	p.mu.Unlock()
 	p.answer(&lost, ErrNotReady)
-	return true
+	return lost.bytes, lost.since
 }
 
 // interrupt ends the round.
@@ -101,8 +98,8 @@ func (p *pipeline) interrupt(lost *drops) {
 }
 
 // detach takes the journal away, and with it everything that isn't known to be stored. Nobody works on the
-// pipeline any more. Who waits for something is told why.
-func (p *pipeline) detach(why error) {
+// pipeline any more. Who waits for something is told why. It returns what off does.
+func (p *pipeline) detach(why error) (bytes int64, since time.Time) {
 	p.mu.Lock()
 	var lost drops
 	p.interrupt(&lost)
@@ -116,16 +113,23 @@ func (p *pipeline) detach(why error) {
 	why = cmp.Or(p.err, why, ErrNotReady)
 	p.mu.Unlock()
 	p.answer(&lost, why)
+	return lost.bytes, lost.since
 }
 
 // drops collects what is dropped, until nothing is locked.
 type drops struct {
 	credit int64
-	items  []*item // that somebody waits for
+	bytes  int64     // of fronts
+	since  time.Time // when the oldest of them came
+	items  []*item   // that somebody waits for
 }
 
 func (p *pipeline) lose(it *item, lost *drops) {
 	lost.credit += it.credit
+	lost.bytes += it.bytes
+	if it.live && (lost.since.IsZero() || it.opened.Before(lost.since)) {
+		lost.since = it.opened
+	}
 	p.bytes -= it.bytes
 	p.passed -= it.passed
 	if it.frame != nil && it.frame.buf != nil {

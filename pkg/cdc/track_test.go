@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -30,6 +31,10 @@ func TestTrackingAndHealing(t *testing.T) {
 			func(j *memJournal) { j.stuck = true }, func(j *memJournal) { j.stuck = false },
 			func(i int64) int64 { return i * 64 << 10 },
 		},
+		"takes nothing, and writes are wide": {
+			func(j *memJournal) { j.stuck = true }, func(j *memJournal) { j.stuck = false },
+			func(i int64) int64 { return i * activity.RegionSize % size },
+		},
 		"stores nothing": {
 			func(j *memJournal) { j.lazy = true }, func(j *memJournal) { j.lazy = false },
 			func(i int64) int64 { return i * 64 << 10 },
@@ -40,8 +45,11 @@ func TestTrackingAndHealing(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			budget := cdc.NewBudget(512 << 10)
-			r := newRig(t, size, func(o *cdc.Options) { track(o); o.Budget = budget; o.Activity = narrow(t, o, 8) })
+			budget, hot := cdc.NewBudget(512<<10), 64
+			if strings.Contains(name, "full") {
+				hot = 8
+			}
+			r := newRig(t, size, func(o *cdc.Options) { track(o); o.Budget = budget; o.Activity = narrow(t, o, hot) })
 			r.run(t)
 			ctx := deadline(t)
 			rnd := rand.New(rand.NewPCG(7, 7))
@@ -56,7 +64,7 @@ func TestTrackingAndHealing(t *testing.T) {
 				_, err := r.Mark(ctx, token(1, uint64(outage+1)))
 				wantIs(t, "mark", err, cdc.ErrNotReady)
 				wantIs(t, "drain", r.Drain(ctx), cdc.ErrDetached)
-				if d := r.Heartbeat(); d.DebtBytes < 128<<10 || d.DebtAge <= 0 {
+				if d := r.Heartbeat(); d.DebtBytes < 512<<10 || d.DebtAge <= 0 {
 					t.Errorf("the debt is %+v", d)
 				}
 				if used := budget.Used(); used > budget.Total() {

@@ -65,7 +65,7 @@ func script(m *model) {
 		func() { m.store(m.place - 1) }, // 0 is covered
 		m.tidy,
 		func() { m.write(5, 1) },
-		func() { m.write(6, 1) }, // for which 0 is cleared
+		func() { m.write(5, 2) }, // for which 0 is cleared
 		func() { m.store(m.place) },
 		m.tidy,
 		func() { m.write(0, 1) },

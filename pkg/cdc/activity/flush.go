@@ -8,6 +8,7 @@ type flushes struct {
 	good  uint64   // the number of the last one that counts
 	open  []uint64 // that have begun and not ended, in order
 	early []uint64 // that succeeded while one which began before them was open
+	lost  uint64   // how many have failed
 }
 
 func (f *flushes) begin() uint64 {
@@ -103,4 +104,11 @@ func (l *Log) flushDevice() bool {
 	}
 	l.wakeRoom()
 	return err != nil || l.flushes.good >= begun
+}
+
+// FlushFailures is how many flushes of the device have failed so far. Each of them made regions stale.
+func (l *Log) FlushFailures() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.flushes.lost
 }

@@ -89,6 +89,7 @@ func (l *Log) Begin(ctx context.Context, off, length int64) error {
 		l.mu.Unlock()
 		return nil
 	}
+	l.aheadOf(first, end)
 	b := l.join(true)
 	if l.lru.n > l.o.Hot-l.eighth {
 		signal(l.work)
@@ -135,6 +136,26 @@ func (l *Log) pin(first, end uint32) bool {
 		}
 	}
 	return listed
+}
+
+// aheadRegions is how many regions are listed with those that a sequential writer comes to.
+const aheadRegions = 4
+
+// aheadOf lists the regions behind a range too, where the one before it is hot and room isn't scarce: so a
+// sequential writer waits once for several. Those that aren't written are cleared in their turn.
+func (l *Log) aheadOf(first, end uint32) {
+	if first == 0 || l.hot[first-1] == nil {
+		return
+	}
+	for r := end; r < min(end+aheadRegions, l.regions) && l.lru.n < l.o.Hot-l.eighth; r++ {
+		if l.dirty(r) || l.listed.has(r) {
+			return
+		}
+		e := l.add(r)
+		e.used = l.tick
+		l.lru.addNewest(e)
+		l.sets = append(l.sets, r)
+	}
 }
 
 // unpin takes back what pin did.

@@ -184,14 +184,24 @@ func TestDamage(t *testing.T) {
 		}
 	}
 	t.Logf("%d damages found", fresh)
-	// A sector that was lost is found where a later one shows it, and else is as if it hadn't been written.
-	for at := sectorSize; at+sectorSize <= len(content); at += sectorSize {
+}
+
+// [I] A sector that was durable and is not there is damage, where anything that was written later shows it.
+func TestLostSector(t *testing.T) {
+	m := newModel(t, newDisk(nil), 64, 64)
+	m.o.small = false
+	must(t, boolErr(m.open() && m.adopt(streams[0])))
+	m.clean()
+	for r := range uint32(5) {
+		must(t, boolErr(m.write(r, 1)))
+	}
+	content := m.d.files[logPath].read(func(int) bool { return true })
+	last := m.l.store.at - 1
+	for at := range last + 1 {
 		bad := append([]byte(nil), content...)
-		clear(bad[at : at+sectorSize])
-		if later := bad[at+sectorSize:]; at+sectorSize < len(bad) && later[0] != 0 {
-			if _, err := parse(bad); err == nil && binary.LittleEndian.Uint32(later[24:]) > uint32(at/sectorSize) {
-				t.Errorf("sector %d is lost, and the log is used", at/sectorSize)
-			}
+		clear(bad[at*sectorSize : (at+1)*sectorSize])
+		if _, err := parse(bad); (err == nil) != (at == last) {
+			t.Errorf("sector %d of %d is lost: %v", at, last, err)
 		}
 	}
 }
@@ -276,12 +286,51 @@ func TestRoom(t *testing.T) {
 	})
 }
 
+// slowly is a file system whose files take their time to become durable.
+type slowly struct{ OS }
+
+type slowFile struct{ File }
+
+func (slowly) Create(name string) (File, error) {
+	f, err := OS{}.Create(name)
+	return slowFile{f}, err
+}
+
+func (f slowFile) Sync() error {
+	time.Sleep(time.Millisecond)
+	return f.File.Sync()
+}
+
+// A sequential writer waits for few commits, and what was listed for it in vain is cleared.
+func TestSequential(t *testing.T) {
+	m := newModel(t, newDisk(nil), 128, 64)
+	m.o.small = false
+	must(t, boolErr(m.open() && m.adopt(streams[0])))
+	m.clean()
+	before, old := m.l.counters().commits, m.place*m.step
+	for r := range uint32(40) {
+		must(t, boolErr(m.write(r, 1)))
+	}
+	if n := m.l.counters().commits - before; n > 10 {
+		t.Errorf("%d commits for 40 regions", n)
+	}
+	m.store(m.place)
+	m.idle()
+	if n := m.l.hotNow(); n != 0 {
+		t.Errorf("%d regions are hot", n)
+	}
+	l := m.crashed()
+	if !l.Lost(old) || l.staleNow()[40] || !l.staleNow()[39] {
+		t.Errorf("stale are %v", l.staleNow())
+	}
+}
+
 // Many who begin at a time share few commits, and clearing shares few flushes.
 func TestSharing(t *testing.T) {
 	const size, hot = 1 << 40, 64
 	o := somewhere(t, size)
 	var flushes atomic.Int64
-	o.Hot, o.Flush = hot, func() error { flushes.Add(1); return nil }
+	o.FS, o.Hot, o.Flush = slowly{}, hot, func() error { flushes.Add(1); return nil }
 	l := opened(t, o)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
@@ -315,7 +364,7 @@ func TestSharing(t *testing.T) {
 	c := l.counters()
 	commits, flushesMade := c.commits-before, flushes.Load()-flushed
 	t.Logf("%d regions: %d commits, %d flushes", 2*writers*each, commits, flushesMade)
-	if commits > writers*each*3/4 || flushesMade > 2*writers*each/2 {
+	if commits > writers*each/2 || flushesMade > 2*writers*each/2 {
 		t.Errorf("%d commits and %d flushes for %d regions", commits, flushesMade, 2*writers*each)
 	}
 	info, err := os.Stat(o.Path)
@@ -361,6 +410,87 @@ func TestForgotten(t *testing.T) {
 	}
 }
 
+// crashed returns the log as it is after a crash that loses nothing of what was written.
+func (m *model) crashed() *Log {
+	o := m.o
+	o.FS = newDisk(map[string][]byte{logPath: m.d.files[logPath].read(func(int) bool { return true })})
+	l, err := Open(o)
+	must(m.t, err)
+	return l
+}
+
+// What is stale in memory only is known with its sequence all the same when it has been sent.
+func TestLostTwice(t *testing.T) {
+	m := newModel(t, newDisk(nil), 64, 64)
+	m.o.small = false // so that it is in one file
+	must(t, boolErr(m.open() && m.adopt(streams[0])))
+	m.clean()
+	must(t, boolErr(m.write(3, 1)))
+	m.store(m.place)
+	m.flush()
+	m.idle()
+	old := m.place
+	if !m.l.Lost(old*m.step - 1) {
+		t.Fatal("not covered")
+	}
+	m.owe(3)
+	if !m.pass(1) {
+		t.Fatal("nothing is stale")
+	}
+	m.store(m.place)
+	m.flush()
+	m.idle()
+	l := m.crashed()
+	if !l.Lost(old*m.step) || len(l.staleNow()) != 1 || !l.staleNow()[3] {
+		t.Errorf("stale are %v", l.staleNow())
+	}
+}
+
+// The sequences of one stream mean nothing in the next one.
+func TestAnotherStream(t *testing.T) {
+	m := newModel(t, newDisk(nil), 64, 64)
+	m.o.small = false // so that it is in one file
+	must(t, boolErr(m.open() && m.adopt(streams[0])))
+	m.clean()
+	must(t, boolErr(m.write(3, 1)))
+	m.store(m.place)
+	m.flush()
+	m.l.mu.Lock()
+	m.l.evict(1) // it isn't written yet
+	m.l.mu.Unlock()
+	must(t, boolErr(m.adopt(streams[2])))
+	for _, l := range []*Log{m.l, m.crashed()} {
+		if s, acked := l.Tenure(); s != streams[2] || acked != 0 {
+			t.Errorf("%+v, %d", s, acked)
+		}
+		if !l.Lost(0) || len(l.staleNow()) > 0 {
+			t.Errorf("stale are %v", l.staleNow())
+		}
+	}
+}
+
+// What could not be written is written when that is possible again, though nobody asks any more.
+func TestRetried(t *testing.T) {
+	d := newDisk(nil)
+	m := newModel(t, d, 64, 4)
+	must(t, boolErr(m.open() && m.adopt(streams[0])))
+	m.clean()
+	m.l.AllStale()
+	for n := range 9 {
+		d.fail[d.steps+1+n] = errors.New("the disk is broken")
+	}
+	if m.adopt(streams[1]) {
+		t.Fatal("it was written")
+	}
+	m.tidy()
+	clear(d.fail)
+	m.tidy()
+	l := m.crashed()
+	if s, _ := l.Tenure(); s != streams[1] || len(l.staleNow()) != 64 {
+		t.Errorf("%+v, and %d regions are stale", s, len(l.staleNow()))
+	}
+}
+
 func TestRecents(t *testing.T) {
 	var r recents
 	const n = 3*maxRecent + 5
@@ -401,7 +531,7 @@ func TestPlaces(t *testing.T) {
 	if seq := p.cover(20_000 - 20); seq != 10*(10_000-10) {
 		t.Errorf("a new place is covered by %d", seq)
 	}
-	if seq := p.cover(0); seq != 0 && seq > 100_000 {
+	if seq := p.cover(0); seq != 0 {
 		t.Errorf("place 0 is covered by %d", seq)
 	}
 }

@@ -107,8 +107,8 @@ func (m *model) open() bool {
 }
 
 func (m *model) begin(first, n uint32) bool {
-	for r := first; r < first+n; r++ {
-		m.regions[r].touched = true
+	for r := first; r < min(first+n+aheadRegions, uint32(len(m.regions))); r++ {
+		m.regions[r].touched = true // or listed along with those that are
 	}
 	m.call()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

@@ -94,8 +94,11 @@ func (p *places) add(place, seq uint64) {
 	p.list = append(p.list, placeSeq{place, seq})
 }
 
-// cover returns a sequence that a stored place isn't behind.
+// cover returns a sequence that a stored place isn't behind; 0 for no place.
 func (p *places) cover(place uint64) uint64 {
+	if place == 0 {
+		return 0
+	}
 	i := sort.Search(len(p.list), func(i int) bool { return p.list[i].place >= place })
 	if i == len(p.list) {
 		i-- // not stored: the caller asks for no such place
