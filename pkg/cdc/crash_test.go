@@ -30,6 +30,13 @@ type power struct {
 
 func newPower(operations int) *power { return &power{left: operations, down: make(chan struct{})} }
 
+// arm lets the power go out after a number of operations from now on.
+func (p *power) arm(operations int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = operations
+}
+
 // use does something unless the power is out.
 func (p *power) use(f func()) error {
 	p.mu.Lock()
@@ -232,8 +239,9 @@ func (w *world) follow(t *testing.T) {
 }
 
 // life runs a recorder under a load until the power goes out, or, with a load of its own, until that has ended;
-// then it must be ready, and the stream must tell what the device holds.
-func (w *world) life(t *testing.T, p *power, rnd *rand.Rand, mode cdc.WhenBusGone, load func(context.Context, *cdc.Recorder, *rand.Rand)) {
+// then it must be ready, and the stream must tell what the device holds. Where armed isn't 0 the power goes out so
+// many operations behind the pass.
+func (w *world) life(t *testing.T, p *power, armed int, rnd *rand.Rand, mode cdc.WhenBusGone, load func(context.Context, *cdc.Recorder, *rand.Rand)) {
 	t.Helper()
 	w.dev.power, w.fs.power, w.journal.power = p, p, p
 	l, err := activity.Open(activity.Options{
@@ -250,7 +258,7 @@ func (w *world) life(t *testing.T, p *power, rnd *rand.Rand, mode cdc.WhenBusGon
 	}
 	defer l.Close()
 	r := cdc.NewRecorder(cdc.Options{
-		Device: w.dev, Activity: l, Budget: cdc.NewBudget(1 << 20), RetryEvery: time.Millisecond, Linger: 200 * time.Microsecond,
+		Device: w.dev, Activity: l, Budget: cdc.NewBudget(8 << 20), RetryEvery: time.Millisecond, Linger: 200 * time.Microsecond,
 		WhenBusGone: mode, Patience: 5 * time.Millisecond,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -262,6 +270,10 @@ func (w *world) life(t *testing.T, p *power, rnd *rand.Rand, mode cdc.WhenBusGon
 	work.Go(func() { w.journal.store(ctx, storer) })
 	defer work.Wait()
 	defer cancel()
+	if armed > 0 { // the pass is done before the power goes out
+		eventually(t, "ready", func() bool { ready, _ := r.Ready(); return ready })
+		p.arm(armed)
+	}
 	var loads sync.WaitGroup
 	for range 6 {
 		own := rand.New(rand.NewPCG(rnd.Uint64(), 2))
@@ -320,10 +332,15 @@ func TestCrashAtAnyMoment(t *testing.T) {
 			}
 		}
 		for round := range 14 {
-			w.life(t, newPower(1+rnd.IntN(2000)), rnd, mode, forever)
+			switch round % 3 {
+			case 0, 1:
+				w.life(t, newPower(1<<40), 1+rnd.IntN(2000), rnd, mode, forever)
+			case 2: // a crash follows a crash
+				w.life(t, newPower(1+rnd.IntN(2000)), 0, rnd, mode, forever)
+			}
 			w.crash(rnd)
-			if round%2 == 1 { // else a crash follows a crash
-				w.life(t, newPower(1<<40), rnd, mode, few)
+			if round%3 != 1 {
+				w.life(t, newPower(1<<40), 0, rnd, mode, few)
 				w.crash(rnd)
 			}
 		}

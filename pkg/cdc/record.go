@@ -24,6 +24,9 @@ func (r *Recorder) Record(ctx context.Context, j Journal, t Tenure) error {
 	}
 	defer r.session.Unlock()
 	if err := r.pipe.attach(j, t.Size); err != nil {
+		if errors.Is(err, errEnded) {
+			return nil
+		}
 		return fmt.Errorf("record volume: %w", err)
 	}
 	r.pass.attach(t)
