@@ -3,14 +3,17 @@ package replica_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"math/rand/v2"
+	"slices"
 	"syscall"
 	"testing"
 
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/repair"
 	"github.com/farshore/farshore/pkg/replica"
 	"github.com/farshore/farshore/pkg/replica/replicatest"
 )
@@ -393,5 +396,155 @@ func TestSkippedMessageIsNoticed(t *testing.T) {
 	var gap *journal.GapError
 	if !errors.As(err, &gap) || gap.Want != 3 || gap.Got != 4 {
 		t.Errorf("got %v, want a gap at 3", err)
+	}
+}
+
+// [I] A replica that begins anew is given up durably before it is overwritten: whatever step fails, a member is byte-equal
+// at its commit or named as missing from it, and in the end all are whole.
+func TestEveryStepOfBeginningAnewFails(t *testing.T) {
+	seed := pickSeed(t)
+	h, src := replicatest.MemoryHistory("g", seed)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, v := range []string{"a", "b"} {
+		must(errors.Join(h.Add(v, 16<<10, false), h.Frame(v, 4)))
+		h.Join(v)
+	}
+	for range 2 {
+		_, err := h.Commit("")
+		must(errors.Join(err, h.Frame("a", 4)))
+	}
+	must(errors.Join(h.Frame("b", 4), h.Renew("b", nil), h.Frame("b", 4)))
+	_, err := h.Commit("")
+	must(err)
+
+	whole := func(m *replicatest.Machine, set *replica.Set) {
+		cp := set.Checkpoint()
+		if cp.Applying != nil || cp.Commit.Barrier == 0 {
+			return
+		}
+		for volume, want := range h.State(cp.Commit.Barrier) {
+			if got := m.Content(replica.VolumePath(setDir, volume)); !slices.Contains(cp.Without, volume) && !bytes.Equal(got, want) {
+				t.Fatalf("volume %s differs at barrier %d, without %v\nsteps: %v", volume, cp.Commit.Barrier, cp.Without, m.Last())
+			}
+		}
+		if cp.Whole() != (len(cp.Without) == 0) {
+			t.Fatalf("whole is %v without %v", cp.Whole(), cp.Without)
+		}
+	}
+	run := func(m *replicatest.Machine) error {
+		set, err := openSet(m)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = set.Close() }()
+		whole(m, set)
+		if cp := set.Checkpoint(); cp.Floor() < 2 {
+			if err := set.Advance(t.Context(), src, h.Commits[1]); err != nil {
+				return err
+			}
+		}
+		whole(m, set)
+		if cp := set.Checkpoint(); cp.Applying == nil && cp.Commit.Barrier == 2 {
+			if err := set.Seed(t.Context(), src, "b", 2); err != nil {
+				return err
+			}
+			if cp := set.Checkpoint(); cp.Volumes["b"].State != replica.Seeded || len(cp.Without) != 1 || cp.Whole() {
+				t.Fatalf("the checkpoint is %+v", cp)
+			}
+			whole(m, set)
+		}
+		if err := set.Advance(t.Context(), src, h.Commits[2]); err != nil {
+			return err
+		}
+		same(t, m, h, set.Checkpoint())
+		if cp := set.Checkpoint(); !cp.Whole() || cp.Volumes["b"].Generation != 2 {
+			t.Fatalf("the checkpoint is %+v", cp)
+		}
+		return nil
+	}
+	clean := replicatest.NewMachine(seed)
+	must(run(clean))
+	for n := 1; n <= clean.Steps(); n++ {
+		for _, f := range []replicatest.Fault{{Crash: true}, {Err: syscall.EIO}, {Err: syscall.ENOSPC}} {
+			for again := range 3 { // and once more soon after
+				m := replicatest.NewMachine(seed + uint64(3*n+again))
+				m.At(n, f)
+				m.At(n+1+3*again, replicatest.Fault{Crash: true})
+				for attempt := 0; run(m) != nil; attempt++ {
+					if attempt > 6 {
+						t.Fatalf("fault at step %d\nsteps: %v", n, m.Last())
+					}
+					m.Crash() // whatever it was, the process ends
+					m.Reboot()
+				}
+			}
+		}
+	}
+}
+
+// [I] Hashes are of what is durable and whole at the base, and of nothing else.
+func TestHashesOnlyAtTheBase(t *testing.T) {
+	seed := pickSeed(t)
+	h, src := journey(t, seed)
+	m := replicatest.NewMachine(seed)
+	set, err := openSet(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(c *events.Commit) error {
+		base := *replicatest.BaseAt("b", c)
+		got, err := set.Hashes(t.Context(), "b", base, 0, 96<<10)
+		if err == nil && (len(got) != 1 || got[0] != sha256.Sum256(h.State(c.Token.Barrier)["b"])) {
+			t.Errorf("barrier %d: the hash is of something else", c.Token.Barrier)
+		}
+		return err
+	}
+	if err := ask(h.Commits[0]); !errors.Is(err, repair.ErrGone) {
+		t.Errorf("before there is anything: %v", err)
+	}
+	for i := range 3 {
+		if err := set.Advance(t.Context(), src, h.Commits[i]); err != nil {
+			t.Fatal(err)
+		}
+		if err := ask(h.Commits[i]); err != nil {
+			t.Error(err)
+		}
+		if err := ask(h.Commits[i+1]); !errors.Is(err, repair.ErrGone) {
+			t.Errorf("at a base ahead: %v", err)
+		}
+	}
+	if err := ask(h.Commits[1]); !errors.Is(err, repair.ErrGone) {
+		t.Errorf("at a base that was left: %v", err)
+	}
+	other := *replicatest.BaseAt("b", h.Commits[2])
+	other.Barrier++
+	if _, err := set.Hashes(t.Context(), "b", other, 0, 4096); !errors.Is(err, repair.ErrGone) {
+		t.Errorf("of another barrier: %v", err)
+	}
+	for _, r := range [][2]int64{{512, 512}, {0, 97 << 10}, {-repair.HashUnit, 512}, {0, 0}, {repair.HashUnit, 512}} {
+		if _, err := set.Hashes(t.Context(), "b", *replicatest.BaseAt("b", h.Commits[2]), r[0], r[1]); !errors.Is(err, repair.ErrRefused) {
+			t.Errorf("of %d bytes at %d: %v", r[1], r[0], err)
+		}
+	}
+	// A commit that is half applied: the replica may hold what lies behind the base.
+	for n := 1; ; n++ {
+		if n > 100 {
+			t.Fatal("no step fails behind the promise")
+		}
+		m.At(n, replicatest.Fault{Err: syscall.EIO})
+		if err := set.Advance(t.Context(), src, h.Commits[3]); err == nil {
+			t.Fatal("the set has moved on")
+		}
+		if set.Checkpoint().Applying != nil {
+			break
+		}
+	}
+	if err := ask(h.Commits[2]); !errors.Is(err, repair.ErrBusy) {
+		t.Errorf("of a replica that is in between: %v", err)
 	}
 }
