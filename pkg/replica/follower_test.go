@@ -224,7 +224,7 @@ func TestLags(t *testing.T) {
 	}()
 	reader := sdkmetric.NewManualReader()
 	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
-	r.Follow(func(o *replica.FollowerOptions) { o.Meter = meters.Meter("test") })
+	r.Follow(func(o *replica.FollowerOptions) { o.Meter, o.RoomEvery = meters.Meter("test"), 10*time.Millisecond })
 	r.AppliedTo(r.Fill(2, 3, "a"))
 	s := r.StatusWhere("everything is known", func(s *group.Status) bool {
 		return s.ClockOffsetSeconds != nil && s.RecoveryPoint != nil && len(s.Volumes) == 1 &&
@@ -262,6 +262,7 @@ func TestLags(t *testing.T) {
 		"farshore.recoverable.rpo", "farshore.transit.lag", "farshore.replay.debt.seconds", "farshore.replay.debt.bytes",
 		"farshore.replay.debt.messages", "farshore.capture.debt.seconds", "farshore.capture.debt.bytes", "farshore.clock.offset",
 		"farshore.recovery.point.time", "farshore.applied.bytes", "farshore.applied.commits", "farshore.region.mismatches",
+		"farshore.mirrors.bytes", "farshore.mirrors.limit",
 	} {
 		if !names[name] {
 			t.Errorf("metric %s is not measured", name)

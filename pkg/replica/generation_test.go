@@ -167,6 +167,40 @@ func TestReplicaStaysWhereItWasTold(t *testing.T) {
 	r.AppliedTo(r.Fill(2, 3, "a", "b"))
 }
 
+// [I] Once a new generation is here, a commit beside the way to it is passed over, by an applier that forgot what it told, too.
+func TestCommitBesideTheWayIsPassedOver(t *testing.T) {
+	r := replicatest.NewRig(t, "g", pickSeed(t))
+	seeded(t, r, "a", "b")
+	stop := r.Follow(quick)
+	told := r.Fill(2, 3, "a", "b")
+	r.AppliedTo(told)
+	late, err := r.Commit("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Mirrored("a")
+	r.Mirrored("b")
+	found := r.Found("a")
+	stop()
+	r.RenewOn("a", told)
+	r.Capturer("a")
+	stop = r.Follow(quick)
+	r.Mirrored("a")
+	stop()
+	r.Publish(late)
+	r.Follow(quick)
+	r.Mirrored(journal.Control)
+	replicatest.Eventually(t, "the late commit was read", func() error {
+		again, err := repair.RecoveryOf(r.Pair.Primary.Conn(), r.Group).Found(t.Context(), journal.Control, "")
+		if err == nil && again.Barrier < late.Token.Barrier {
+			err = fmt.Errorf("at %d", again.Barrier)
+		}
+		return err
+	})
+	sameHashes(t, r, "a", *found.Base, told.Token.Barrier)
+	r.AppliedTo(r.Fill(2, 3, "a", "b"))
+}
+
 // Where a history can't be told to go on yet, that is said: what is on its way is waited for.
 func TestFoundWaits(t *testing.T) {
 	r := replicatest.NewRig(t, "g", pickSeed(t))

@@ -48,6 +48,16 @@ func TestAdvanceFiles(t *testing.T) {
 				}
 				sameFiles(t, set, h.States[i])
 			}
+			last := h.Commits[len(h.Commits)-1]
+			if err := set.Advance(t.Context(), src, last); err != nil {
+				t.Fatal(err)
+			}
+			for volume, content := range h.State(last.Token.Barrier) {
+				// Another volume took the place of b, which was larger: nothing of that is left.
+				if info, err := os.Stat(set.Path(volume)); err != nil || info.Size() != int64(len(content)) {
+					t.Errorf("volume %s: %v, %v, want %d bytes", volume, info.Size(), err, len(content))
+				}
+			}
 			if err := set.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -186,6 +196,63 @@ func TestFirstEpochIsChecked(t *testing.T) {
 		if err := set.Seed(t.Context(), src, "v", 1); err == nil {
 			t.Errorf("%s: seeded", name)
 		}
+	}
+}
+
+// [I] A generation is followed only from exactly the place that it names: generation, sequence and barrier.
+func TestForeignBaseIsRefused(t *testing.T) {
+	for name, change := range map[string]func(*events.Base){
+		"another barrier":          func(b *events.Base) { b.Barrier++ },
+		"an earlier sequence":      func(b *events.Base) { b.Seq-- },
+		"a later sequence":         func(b *events.Base) { b.Seq++ },
+		"its own generation":       func(b *events.Base) { b.Generation = 2 },
+		"nothing wrong, otherwise": func(*events.Base) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, src := replicatest.MemoryHistory("g", 1)
+			if err := errors.Join(h.Add("v", 64<<10, false), h.Frame("v", 4)); err != nil {
+				t.Fatal(err)
+			}
+			h.Join("v")
+			first, _ := h.Commit("")
+			if err := h.Frame("v", 4); err != nil {
+				t.Fatal(err)
+			}
+			h.Renewed("v")
+			epoch := h.Epoch("v")
+			epoch.Base = replicatest.BaseAt("v", first)
+			change(epoch.Base)
+			if _, err := h.Sink("v", epoch); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Resend("v", first); err != nil {
+				t.Fatal(err)
+			}
+			second, _ := h.Commit("")
+			m := replicatest.NewMachine(1)
+			set, err := openSet(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := set.Advance(t.Context(), src, first); err != nil {
+				t.Fatal(err)
+			}
+			err = set.Advance(t.Context(), src, second)
+			if name == "nothing wrong, otherwise" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				same(t, m, h, set.Checkpoint())
+				return
+			}
+			if err == nil {
+				t.Fatal("the set went on")
+			}
+			if cp := set.Checkpoint(); cp.Commit.Barrier != 1 || cp.Applying != nil {
+				t.Errorf("the checkpoint is %+v", cp)
+			}
+			same(t, m, h, set.Checkpoint())
+		})
 	}
 }
 
