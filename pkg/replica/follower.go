@@ -186,7 +186,7 @@ func (f *Follower) Run(ctx context.Context) (err error) {
 
 // Update makes the follower go by a changed document of the same group: its volumes, their replicas' devices, the
 // retention and the limits of the mirrors. It takes effect within seconds, without stopping anything, and
-// may be called at any time. Volumes that the document doesn't list any more stay at their last commit.
+// may be called at any time; g is not to be changed any more. Volumes that the document doesn't list any more stay at their last commit.
 func (f *Follower) Update(g *group.Group) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -282,8 +282,7 @@ func TestRoomKeepHistory(t *testing.T) {
 	_, before := b.Paused()
 	eventually(t, "the pause is renewed", func() bool { _, asked := b.Paused(); return asked > before+1 })
 	last := r.Fill(1, 4, "a", "b")
-	limited.Spec.Recovery.Journal.MaxBytes = 0
-	f.Update(limited)
+	f.Update(r.Document())
 	r.AppliedTo(last)
 	if until, _ := b.Paused(); !until.IsZero() {
 		t.Errorf("it is paused until %v", until)
