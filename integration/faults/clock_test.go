@@ -12,6 +12,7 @@ import (
 // included. Commit times stay in order, points are applied on, lags are what they are once the difference
 // was measured, and a time chooses the point it should.
 func TestClockSteps(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20, Clocks: true}, steady(random))
 	for _, step := range []struct {

@@ -13,6 +13,7 @@ import (
 // The link is cut until the journal is full: with track the application goes on as before, and once the link is
 // back all that wasn't recorded is sent.
 func TestJournalFullTracks(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	p, load := filled(t, random, "track")
 	// Full now, on every volume: what is acknowledged from here on can't be in the journal.
@@ -25,6 +26,7 @@ func TestJournalFullTracks(t *testing.T) {
 
 // With stall writes wait instead, none of them fails, and they go on with the link.
 func TestJournalFullStalls(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	p, load := filled(t, random, "stall")
 	last := int64(-1)
@@ -82,6 +84,7 @@ func filled(t *testing.T, random *rand.Rand, whenBusGone string) (*harness.Pair,
 
 // More is written than a narrow link carries; when the load ends, the DR site catches up.
 func TestNarrowLink(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, harness.Load{Chains: 4, Pace: 2 * time.Millisecond})
 	p.Link.Limit(1 << 20)
@@ -117,6 +120,7 @@ func TestNarrowLink(t *testing.T) {
 
 // A link that is cut and mended again and again, faster than a mirror gets going.
 func TestLinkFlaps(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 	for range 15 {

@@ -50,6 +50,7 @@ type rounds struct {
 // once, in FARSHORE_SOAK_ROUNDS rounds (50). After each one a new recovery point arrives; again
 // and again the load pauses and every replica equals its source; at the end every cut was consistent.
 func TestRounds(t *testing.T) {
+	t.Parallel()
 	began := time.Now()
 	count, pause := 50, 3*time.Second
 	if s := os.Getenv("FARSHORE_SOAK_ROUNDS"); s != "" {

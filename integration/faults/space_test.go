@@ -13,6 +13,7 @@ import (
 // The disks below the NATS servers fill up under load, the primary's and the DR site's. Nobody's writes
 // stall for it. With room again, and the server started again as its manual wants, everything goes on.
 func TestFullDiskUnderNATS(t *testing.T) {
+	t.Parallel()
 	for i, site := range []string{"primary", "DR"} {
 		t.Run(site, func(t *testing.T) {
 			random := seeded(t)
@@ -42,6 +43,7 @@ func TestFullDiskUnderNATS(t *testing.T) {
 // The disk of the activity logs is full: a capturer that can't write its log says so and doesn't serve, since
 // nobody would know after a crash what it has to send. It doesn't do harm to what is there.
 func TestFullDiskUnderActivityLog(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	dir := t.TempDir()
 	mountTmpfs(t, dir, 8<<20)
@@ -72,6 +74,7 @@ func TestFullDiskUnderActivityLog(t *testing.T) {
 // The backing devices run out of space: writes fail as they would without Farshore, with no harm to what is
 // recorded, and succeed once there is room.
 func TestFullDiskUnderVolumes(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	dir := t.TempDir()
 	mountTmpfs(t, dir, 48<<20)

@@ -20,6 +20,7 @@ func steady(random *rand.Rand) harness.Load {
 // capturers live on, while they end with it, and with the link down, so that the DR site hasn't seen what was
 // lost either.
 func TestPrimaryStoreRolledBack(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name            string
 		capturers, link bool // go down with it
@@ -30,6 +31,7 @@ func TestPrimaryStoreRolledBack(t *testing.T) {
 		{"nobody has seen it", true, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			random := seeded(t)
 			p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 			p.Recovered("before", time.Minute)
@@ -61,6 +63,7 @@ func TestPrimaryStoreRolledBack(t *testing.T) {
 
 // The same again and again, in a row on one pair: each time a history is left behind.
 func TestPrimaryStoreRolledBackTwice(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 	for range 2 {
@@ -78,6 +81,7 @@ func TestPrimaryStoreRolledBackTwice(t *testing.T) {
 // The DR site's NATS server loses power: its mirrors end below what the primary knows them to have, and below
 // what the replicas hold. What is missing is fetched again.
 func TestDRStoreRolledBack(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name    string
 		applier bool // is stopped before the store is copied: its checkpoint stays inside
@@ -86,6 +90,7 @@ func TestDRStoreRolledBack(t *testing.T) {
 		{"checkpoint inside", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			random := seeded(t)
 			p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 			p.Recovered("before", time.Minute)
@@ -114,6 +119,7 @@ func TestDRStoreRolledBack(t *testing.T) {
 // Both sites lose power at once, and what each lost is not the same. The DR site may have lost more of
 // its mirrors than its replicas had taken; an applier that starts later finds its way all the same.
 func TestBothStoresRolledBack(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 	dr := p.CopyDRStore()
@@ -133,6 +139,7 @@ func TestBothStoresRolledBack(t *testing.T) {
 
 // An operator deletes a stream at the primary, or deletes it and makes it again as it was.
 func TestOperatorDeletesStream(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		part  string
 		again bool
@@ -144,6 +151,7 @@ func TestOperatorDeletesStream(t *testing.T) {
 			name += " and made again"
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			random := seeded(t)
 			p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 			p.Recovered("before", time.Minute)

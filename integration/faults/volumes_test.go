@@ -12,8 +12,10 @@ import (
 // A volume moves to another node and back, under load: the same device, and each node has an activity log of
 // its own. The one it left behind knows nothing of what was written meanwhile, and isn't trusted.
 func TestVolumeMoves(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"in order", "by force"} {
 		t.Run(how, func(t *testing.T) {
+			t.Parallel()
 			random := seeded(t)
 			p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 			end := func(x *harness.Process) {
@@ -43,6 +45,7 @@ func TestVolumeMoves(t *testing.T) {
 
 // A volume grows while it is written, its clients connect again and use the new room.
 func TestVolumeGrows(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 16 << 20}, steady(random))
 	p.Recovered("small", time.Minute)
@@ -71,6 +74,7 @@ func TestVolumeGrows(t *testing.T) {
 
 // A volume joins a running group, and another one leaves it.
 func TestVolumeJoinsAndLeaves(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 16 << 20}, steady(random))
 	p.Recovered("two", time.Minute)
