@@ -1,5 +1,6 @@
 // Package faults runs both sites as processes and does to them what operators fear: kills,
-// pauses, second writers, damage and full disks. Every test ends with the replicas equal
+// pauses, second writers, damage, full disks, stores put back to what they were, links cut and narrow,
+// clocks that step, volumes that move, grow, join and leave. Every test ends with the replicas equal
 // to their sources or with the fault named; none may end in silence.
 package faults
 
