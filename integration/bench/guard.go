@@ -61,8 +61,8 @@ func (m *measuring) guarded(ctx context.Context) (err error) {
 		err = m.c.run(ctx, m)
 	}()
 	<-done
-	if failed := m.tb.err(); failed != nil {
-		err = errors.Join(err, failed)
+	if err != nil {
+		m.tb.Error(err) // the ends of logs are shown
 	}
-	return err
+	return m.tb.err()
 }

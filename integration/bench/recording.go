@@ -19,7 +19,7 @@ func (m *measuring) compareRecording(ctx context.Context, size int64, jobs []rec
 	if err != nil {
 		return err
 	}
-	p, err := m.pair(harness.Options{Volumes: 1, Size: size, Memory: "256Mi"})
+	p, err := m.pair(harness.Options{MaxBytes: "20Gi", Volumes: 1, Size: size, Memory: "256Mi"})
 	if err != nil {
 		return err
 	}

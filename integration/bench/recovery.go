@@ -11,7 +11,7 @@ import (
 
 func measureRecovery(ctx context.Context, m *measuring) error {
 	const size = 256 << 20
-	s, err := m.sites(ctx, harness.Options{Volumes: 1, Size: size, Interval: time.Second, Memory: "256Mi"})
+	s, err := m.sites(ctx, harness.Options{MaxBytes: "20Gi", Volumes: 1, Size: size, Interval: time.Second, Memory: "256Mi"})
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (m *measuring) sites(ctx context.Context, o harness.Options) (*sites, error
 }
 
 func measureTransport(ctx context.Context, m *measuring) error {
-	s, err := m.sites(ctx, harness.Options{Volumes: 1, Size: transportSize, Interval: time.Second, Memory: "256Mi"})
+	s, err := m.sites(ctx, harness.Options{MaxBytes: "20Gi", Volumes: 1, Size: transportSize, Interval: time.Second, Memory: "256Mi"})
 	if err != nil {
 		return err
 	}
