@@ -71,7 +71,7 @@ func (r *recovery) times() int {
 	return r.asked
 }
 
-// recover answers for the DR site until the test's end.
+// recoverFor answers for the DR site until the test's end.
 func recoverFor(t *testing.T, site *journal.Site) *recovery {
 	t.Helper()
 	r := &recovery{stored: make(map[uint32]uint64)}
@@ -90,7 +90,7 @@ func stream(generation uint32) journal.StreamID {
 	return journal.StreamID{Group: "shop", Part: "orders", Generation: generation}
 }
 
-// events reads a whole generation.
+// messages reads a whole generation.
 func messages(t *testing.T, site *journal.Site, generation uint32) (out []journal.Message) {
 	t.Helper()
 	name := stream(generation).Name()
@@ -339,7 +339,8 @@ func TestLostHistoryWhileRunning(t *testing.T) {
 	s.checkEqual(t, replica, messages(t, site, 2))
 }
 
-// [I] A stream that ends below the DR site's mirror has lost history, although nobody here knows of it.
+// [I] A stream that ends below the DR site's mirror has lost history, although nobody here knows of it. Nor does
+// anybody know whose the lost history was, so everything is compared.
 func TestMirrorIsAhead(t *testing.T) {
 	s := newShore(t)
 	site := s.startBus(t)
@@ -354,16 +355,16 @@ func TestMirrorIsAhead(t *testing.T) {
 	copy(replica[1<<20:], "what the primary has lost")
 	dr.set(func(r *recovery) {
 		r.stored[1] = last + 10
-		r.found = repair.Foundation{Base: &events.Base{Generation: 1, Seq: last + 10, Barrier: 4}, Size: volumeSize, Newest: 1, Epoch: 1}
+		r.found = repair.Foundation{Base: &events.Base{Generation: 1, Seq: last + 10, Barrier: 4}, Size: volumeSize, Newest: 1}
 		r.image = bytes.Clone(replica)
 	})
 	p = s.start(t)
-	second := s.settled(t, site, 2, 1)
+	s.settled(t, site, 2, 1)
 	must(t, p.end())
 	if n := len(messages(t, site, 1)); n != len(first) {
 		t.Errorf("%d messages were appended to the stream that lost history", n-len(first))
 	}
-	_ = second
+	s.checkEqual(t, replica, messages(t, site, 2))
 }
 
 // A name that was given to another volume: nothing of the old one's history is used.
@@ -383,9 +384,6 @@ func TestAnotherVolume(t *testing.T) {
 	must(t, p.end())
 	if e := all[0].Event.(*events.Epoch); e.Base != nil || e.UID != "u9" {
 		t.Errorf("the generation begins with %+v", e)
-	}
-	if p := all[len(all)-1].Event; p == nil {
-		t.Error("nothing")
 	}
 	s.checkEqual(t, make([]byte, volumeSize), messages(t, site, 2))
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // Update tells what a running process makes of a changed document: which volumes there are, how large
-// they are and which capturer serves them follows it at once. Settings that are read at a start keep
+// they are and which capturer serves them, the retention and the limits of the mirrors follow it at once. Settings that are read at a start keep
 // the value of g; later names those that differ. What can't be followed by something that runs, such as
 // another UID for the same volume, is a *ProblemsError: then g stays in force as a whole.
 func (g *Group) Update(next *Group) (merged *Group, later []string, err error) {
@@ -30,7 +30,9 @@ func (g *Group) Update(next *Group) (merged *Group, later []string, err error) {
 	merged = new(Group)
 	*merged = *g
 	merged.Spec.Volumes = slices.Clone(next.Spec.Volumes)
-	was, is := reflect.ValueOf(g.Spec), reflect.ValueOf(next.Spec)
+	merged.Spec.Recovery = next.Spec.Recovery
+	merged.Spec.Recovery.Directory = g.Spec.Recovery.Directory
+	was, is := reflect.ValueOf(merged.Spec), reflect.ValueOf(next.Spec)
 	for i := range was.NumField() {
 		name, _, _ := strings.Cut(was.Type().Field(i).Tag.Get("json"), ",")
 		if name != "volumes" {

@@ -22,8 +22,8 @@ func TestUpdate(t *testing.T) {
 		{name: "a size where there was none", old: `"unix:/run/orders"`, new: `"unix:/run/orders", size: 1Gi`, volumes: "orders:1Gi ledger:1Gi"},
 		{name: "a move", old: `capturer: a, path: /v/orders, listen: "unix:/run/orders"`, new: `capturer: c, path: /v/x, listen: "unix:/run/x"`,
 			volumes: "orders:0 ledger:1Gi"},
-		{name: "settings of the start", old: "spec:\n", new: "spec:\n  journal: {margin: 2m}\n  recovery: {retention: 1h, journal: {alertAt: 70}}\n",
-			volumes: "orders:0 ledger:1Gi", later: []string{"spec.journal.margin", "spec.recovery.retention", "spec.recovery.journal.alertAt"}},
+		{name: "settings of the start", old: "spec:\n", new: "spec:\n  journal: {margin: 2m}\n  recovery: {directory: /else, retention: 1h, journal: {alertAt: 70}}\n",
+			volumes: "orders:0 ledger:1Gi", later: []string{"spec.journal.margin", "spec.recovery.directory"}},
 		{name: "shrinking", old: "size: 1Gi", new: "size: 512Mi", problems: []string{"spec.volumes[1].size"}},
 		{name: "another group", old: "name: shop", new: "name: bank", problems: []string{"metadata.name"}},
 		{name: "another site", old: "spec:\n", new: "spec:\n  sites: {dr: {domain: else}}\n", problems: []string{"spec.sites"}},
@@ -65,8 +65,11 @@ func TestUpdate(t *testing.T) {
 			if !slices.Equal(later, tt.later) {
 				t.Errorf("later: %v, want %v", later, tt.later)
 			}
-			if merged.Spec.Journal != before.Spec.Journal || merged.Spec.Recovery != before.Spec.Recovery {
+			if merged.Spec.Journal != before.Spec.Journal || merged.Spec.Recovery.Directory != before.Spec.Recovery.Directory {
 				t.Error("a setting that is read at a start changed")
+			}
+			if merged.Spec.Recovery.Retention != next.Spec.Recovery.Retention || merged.Spec.Recovery.Journal != next.Spec.Recovery.Journal {
+				t.Error("what the applier follows did not change")
 			}
 			if _, _, err := merged.Update(next); err != nil {
 				t.Errorf("the same document again: %v", err)
