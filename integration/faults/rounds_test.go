@@ -41,18 +41,21 @@ type rounds struct {
 	p      *harness.Pair
 	random *rand.Rand
 	pause  time.Duration // longest SIGSTOP
+	began  time.Time
 	load   *harness.Chains
 	figures
 	took []time.Duration
 }
+
+// perPair is how many rounds one pair of sites lives through: its whole history is read at the end.
+const perPair = 50
 
 // Processes and NATS servers are killed and stopped at random moments under load, some of them at
 // once, in FARSHORE_SOAK_ROUNDS rounds (50). After each one a new recovery point arrives; again
 // and again the load pauses and every replica equals its source; at the end every cut was consistent.
 func TestRounds(t *testing.T) {
 	t.Parallel()
-	began := time.Now()
-	count, pause := 50, 3*time.Second
+	count, pause := perPair, 3*time.Second
 	if s := os.Getenv("FARSHORE_SOAK_ROUNDS"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 {
@@ -60,23 +63,37 @@ func TestRounds(t *testing.T) {
 		}
 		count, pause = n, 30*time.Second
 	}
-	p := harness.New(t, harness.Options{Volumes: 2, Size: 32 << 20, Retention: "10m", Margin: "1m"})
-	p.Start()
-	r := &rounds{t: t, p: p, random: seeded(t), pause: pause, figures: figures{Faults: map[string]int{}}}
-	r.startLoad()
-	waitNewPoint(t, p)
+	r := &rounds{random: seeded(t), pause: pause, began: time.Now(), figures: figures{Faults: map[string]int{}}}
 	for r.Rounds < count && !t.Failed() {
+		upTo := min(r.Rounds+perPair, count)
+		t.Run(fmt.Sprintf("to %d", upTo), func(t *testing.T) { r.live(t, upTo) })
+	}
+	r.write(t)
+}
+
+// live has a pair of sites live through the rounds up to a number.
+func (r *rounds) live(t *testing.T, upTo int) {
+	r.t, r.p = t, harness.New(t, harness.Options{Volumes: 2, Size: 32 << 20, Margin: "1m"})
+	r.p.Start()
+	r.startLoad()
+	waitNewPoint(t, r.p)
+	from := r.Rounds
+	for r.Rounds < upTo && !t.Failed() {
 		r.round()
-		if r.Rounds%10 == 3 || r.Rounds == count { // soon for the first time: a fault that shows is told at once
+		if r.Rounds%10 == 3 || r.Rounds == upTo { // soon for the first time: a fault that shows is told at once
 			r.stopLoad()
-			p.Drained(fmt.Sprintf("after-round-%d", r.Rounds))
-			t.Logf("round %d of %d after %v: recovery p50 %.1f s, max %.1f s, %d writes", r.Rounds, count,
-				time.Since(began).Round(time.Second), r.quantile(0.5), r.quantile(1), r.Writes)
+			r.p.Drained(fmt.Sprintf("after-round-%d", r.Rounds))
+			t.Logf("round %d of %d after %v: recovery p50 %.1f s, max %.1f s, %d writes", r.Rounds, upTo,
+				time.Since(r.began).Round(time.Second), r.quantile(0.5), r.quantile(1), r.Writes)
 			r.startLoad()
 		}
 	}
 	r.stopLoad()
-	r.finish(began)
+	cuts := checkCuts(t, r.p, r.Rounds-from)
+	r.p.CheckPoints(4, r.random)
+	passes, bytes := resent(t, r.p)
+	r.Cuts, r.CutsLost, r.GenerationsBegun = r.Cuts+cuts.Commits, r.CutsLost+cuts.Lost, r.GenerationsBegun+cuts.Began
+	r.Passes, r.BytesResent = r.Passes+passes, r.BytesResent+bytes
 }
 
 func (r *rounds) startLoad() {
@@ -150,26 +167,22 @@ func (r *rounds) quantile(q float64) float64 {
 	return sorted[int(q*float64(len(sorted)-1))].Seconds()
 }
 
-// finish checks every cut and writes the figures down.
-func (r *rounds) finish(began time.Time) {
-	r.t.Helper()
-	cuts := checkCuts(r.t, r.p, r.Rounds)
-	r.p.CheckPoints(4, r.random)
-	r.Cuts, r.CutsLost, r.GenerationsBegun = cuts.Commits, cuts.Lost, cuts.Began
+// write writes the figures down.
+func (r *rounds) write(t *testing.T) {
+	t.Helper()
 	r.RecoveryP50, r.RecoveryP99, r.RecoveryMax = r.quantile(0.5), r.quantile(0.99), r.quantile(1)
-	r.Passes, r.BytesResent = resent(r.t, r.p)
-	r.Seconds = time.Since(began).Seconds()
+	r.Seconds = time.Since(r.began).Seconds()
 	text, err := json.MarshalIndent(r.figures, "", "  ")
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
-	r.t.Logf("figures: %s", text)
+	t.Logf("figures: %s", text)
 	out := filepath.Join("..", "..", "out")
-	if err := os.MkdirAll(out, 0o755); err == nil {
+	if err = os.MkdirAll(out, 0o755); err == nil {
 		err = os.WriteFile(filepath.Join(out, "soak.json"), append(text, '\n'), 0o644)
 	}
 	if err != nil {
-		r.t.Errorf("write the figures down: %v", err)
+		t.Errorf("write the figures down: %v", err)
 	}
 }
 
