@@ -248,3 +248,34 @@ func heap() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapInuse + m.StackInuse)
 }
+
+// [I] A region that the journal was handed and has not stored stays in the activity log: a write that needs
+// its room waits until it is stored, whatever was flushed.
+func TestOnlyWhatIsStoredLeavesTheLog(t *testing.T) {
+	const hot = activity.MaxRegions
+	r := newRig(t, (hot+1)*activity.RegionSize, func(o *cdc.Options) { o.Activity = narrow(t, o, hot) })
+	r.journal.lazy = true
+	r.run(t)
+	ctx := deadline(t)
+	for i := range int64(hot) {
+		must(t, r.Write(ctx, noise(rand.New(rand.NewPCG(1, uint64(i))), 4096), i*activity.RegionSize, false))
+	}
+	must(t, r.Flush(ctx))
+	eventually(t, "the journal was handed everything", func() bool {
+		r.journal.mu.Lock()
+		defer r.journal.mu.Unlock()
+		return r.journal.last > 0
+	})
+	done := make(chan error, 1)
+	go func() { done <- r.Write(ctx, make([]byte, 4096), hot*activity.RegionSize, false) }()
+	eventually(t, "the write waits for room", func() bool {
+		select {
+		case err := <-done:
+			t.Fatalf("a region left the log that isn't stored (%v)", err)
+		default:
+		}
+		return r.log.Waiting() == 1
+	})
+	r.journal.set(func() { r.journal.lazy = false })
+	must(t, <-done)
+}
