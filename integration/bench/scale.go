@@ -41,7 +41,7 @@ func (m *measuring) measureVolumes(ctx context.Context, n int, cost, hold *Serie
 	if err != nil {
 		return scaled{}, err
 	}
-	pause(ctx, m.lasting(5*time.Second)) // what the first pass used goes back to the system
+	pause(ctx, 15*time.Second) // what the first pass used goes back to the system, whatever BENCHTIME is
 	t, err := s.primary.Tail(ctx, stream(0).Name())
 	if err != nil {
 		return scaled{}, err
