@@ -63,9 +63,11 @@ func filled(t *testing.T, random *rand.Rand, whenBusGone string) (*harness.Pair,
 	t.Helper()
 	const limit = 64 << 20
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 64 << 20, MaxBytes: "64Mi", Margin: "1m", WhenBusGone: whenBusGone},
-		harness.Load{Chains: 4, Noise: true, Seed: random.Uint64()})
+		harness.Load{Chains: 4, Pace: 20 * time.Millisecond})
 	p.Recovered("before", time.Minute)
 	p.Link.Cut()
+	load.Stop()
+	load = p.StartLoad(harness.Load{Chains: 4, Noise: true, Seed: random.Uint64()})
 	site := p.PrimarySite(t.Context())
 	harness.Eventually(t, 3*time.Minute, "the streams are full", func() error {
 		for i := range 2 {
