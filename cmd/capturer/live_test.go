@@ -109,6 +109,7 @@ func TestVolumeGrows(t *testing.T) {
 	reload(t)
 	p.await(t, "volume has grown")
 	s.write(t, 9, 2*volumeSize+4096)
+	s.settled(t, site, 1, 2)
 	must(t, p.end())
 	all := messages(t, site, 1)
 	grown := false
@@ -128,6 +129,7 @@ func TestVolumeGrows(t *testing.T) {
 	p = s.start(t)
 	p.await(t, "volume has grown")
 	s.write(t, 5, 3*volumeSize)
+	s.settled(t, site, 1, 3)
 	must(t, p.end())
 	s.checkEqual(t, make([]byte, s.size), messages(t, site, 1))
 }

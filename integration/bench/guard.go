@@ -14,14 +14,14 @@ import (
 type tb struct {
 	testing.TB // nil: what isn't below is not to be called
 	m          *measuring
-	ctx        context.Context
+	context    func() context.Context
 
 	mu     sync.Mutex
 	failed []string
 }
 
 func (t *tb) Helper()                  {}
-func (t *tb) Context() context.Context { return t.ctx }
+func (t *tb) Context() context.Context { return t.context() }
 func (t *tb) Cleanup(f func())         { t.m.later(f) }
 func (t *tb) Log(args ...any)          { fmt.Println(args...) }
 func (t *tb) Logf(f string, a ...any)  { fmt.Printf(f+"\n", a...) }
@@ -54,7 +54,7 @@ func (t *tb) err() error {
 
 // guarded runs the case, which may end by a failure of what was made for tests, and then what it left to do.
 func (m *measuring) guarded(ctx context.Context) (err error) {
-	m.tb = &tb{m: m, ctx: ctx}
+	m.tb = &tb{m: m, context: func() context.Context { return ctx }}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -162,7 +162,7 @@ func TestComparingBesideEverything(t *testing.T) {
 		for range rnd.IntN(6) {
 			stuck := rnd.IntN(2) == 0
 			r.journal.set(func() { r.journal.stuck, r.journal.lazy = stuck, !stuck })
-			time.Sleep(time.Duration(rnd.IntN(20)) * time.Millisecond)
+			<-time.After(time.Duration(rnd.IntN(20)) * time.Millisecond) // the outage itself
 			r.journal.set(func() { r.journal.stuck, r.journal.lazy = false, false })
 		}
 		damaged := 20 << 20
@@ -198,7 +198,7 @@ func TestBaseContentThatCameBack(t *testing.T) {
 		"by one that the journal never got": func(t *testing.T, r *rig, old []byte) {
 			r.journal.set(func() { r.journal.stuck = true })
 			must(t, r.Write(deadline(t), pattern(512, 3), 0, false)) // is being handed over
-			time.Sleep(20 * time.Millisecond)
+			<-time.After(20 * time.Millisecond)                      // a moment for the pipeline: later is as good
 			must(t, r.Write(deadline(t), old[:512], at, false))
 			for ready := true; ready; { // until the recorder tracks
 				must(t, r.Write(deadline(t), noise(rand.New(rand.NewPCG(1, 1)), 64<<10), 0, false))

@@ -221,9 +221,9 @@ func TestIdleVolumesAreSmall(t *testing.T) {
 	before := heap()
 	var rigs []*rig
 	for range volumes {
-		r := newRig(t, size, func(o *cdc.Options) { o.ScrubBytesPerSecond = 1 << 20 }).run(t)
+		r := newRig(t, size, func(o *cdc.Options) { o.ScrubBytesPerSecond = 1 << 20 })
 		r.journal.discard = true
-		rigs = append(rigs, r)
+		rigs = append(rigs, r.run(t))
 	}
 	for _, r := range rigs {
 		rnd := rand.New(rand.NewPCG(1, 1))

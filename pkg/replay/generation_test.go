@@ -29,7 +29,7 @@ func TestReplayOverGenerations(t *testing.T) {
 	lost.Vector = append([]events.VectorEntry(nil), first.Vector...)
 	lost.Vector[0].Position.Seq += 100_000
 	r.Publish(&lost)
-	r.Skip()
+	r.PassBarrier()
 	r.Found("a")
 	r.RenewOn("a", first)
 	r.AppliedTo(r.Fill(2, 4, "a", "b"))

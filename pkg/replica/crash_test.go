@@ -467,11 +467,20 @@ func TestEveryStepOfBeginningAnewFails(t *testing.T) {
 		}
 		return nil
 	}
+	everyStepFails(t, seed, run)
+}
+
+// everyStepFails runs a set's work with a fault at each of its steps in turn, and a crash soon after; run succeeds
+// in the end.
+func everyStepFails(t *testing.T, seed uint64, run func(*replicatest.Machine) error) {
+	t.Helper()
 	clean := replicatest.NewMachine(seed)
-	must(run(clean))
+	if err := run(clean); err != nil {
+		t.Fatal(err)
+	}
 	for n := 1; n <= clean.Steps(); n++ {
 		for _, f := range []replicatest.Fault{{Crash: true}, {Err: syscall.EIO}, {Err: syscall.ENOSPC}} {
-			for again := range 3 { // and once more soon after
+			for again := range 3 {
 				m := replicatest.NewMachine(seed + uint64(3*n+again))
 				m.At(n, f)
 				m.At(n+1+3*again, replicatest.Fault{Crash: true})

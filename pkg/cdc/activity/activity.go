@@ -48,7 +48,7 @@ type Options struct {
 
 	FS         FS               // nil: OS
 	Now        func() time.Time // nil: time.Now
-	Log        *slog.Logger     // nil: slog.Default
+	Log        *slog.Logger     // nil: none
 	Meter      metric.Meter     // nil: no metrics
 	Attributes attribute.Set    // of the metrics
 
@@ -154,7 +154,7 @@ func (o Options) withDefaults() Options {
 		o.Now = time.Now
 	}
 	if o.Log == nil {
-		o.Log = slog.Default()
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return o
 }

@@ -269,8 +269,8 @@ func (h *History) Commit(label string) (*events.Commit, error) {
 	return c, nil
 }
 
-// Skip leaves a barrier out, as one that was tried and not committed, or that the test made up.
-func (h *History) Skip() {
+// PassBarrier leaves a barrier out, as one that was tried and not committed, or that the test made up.
+func (h *History) PassBarrier() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.barrier++
