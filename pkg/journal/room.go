@@ -31,6 +31,7 @@ type room struct {
 	limit   int64 // bytes that content may fill; 0: no limit
 	reserve int64 // bytes behind the limit
 	used    int64 // bytes stored or on their way, as far as known
+	stored  int64 // bytes that were acknowledged since the writer began
 	held    int   // Appends that wait for room
 	wanted  int64 // bytes that one of them waits for
 	full    bool  // the stream was looked at, and that is more than it has
@@ -108,6 +109,13 @@ func (w *Writer) mayBeat() bool {
 	return false
 }
 
+// short tells whether little room is left.
+func (w *Writer) short() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.room.near()
+}
+
 func (w *Writer) measureSoon() {
 	select {
 	case w.measures <- struct{}{}:
@@ -150,6 +158,9 @@ func (w *Writer) measure(ctx context.Context) {
 func (w *Writer) look(ctx context.Context) error {
 	attempt, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
+	w.mu.Lock()
+	before := w.room.stored
+	w.mu.Unlock()
 	stream, err := w.site.js.Stream(attempt, w.id.Name())
 	if err != nil {
 		return err
@@ -158,7 +169,8 @@ func (w *Writer) look(ctx context.Context) error {
 	w.mu.Lock()
 	was := w.isFull()
 	w.room.limits(info.Config)
-	w.room.used = int64(info.State.Bytes)
+	// What was stored meanwhile may be missing in the answer.
+	w.room.used = int64(info.State.Bytes) + w.room.stored - before
 	for i := len(w.pending) - 1; i >= 0 && w.stored+uint64(i)+1 > info.State.LastSeq; i-- {
 		w.room.used += int64(len(w.pending[i].data)) + roomPerMsg
 	}

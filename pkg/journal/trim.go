@@ -30,24 +30,34 @@ type sample struct {
 	seq uint64
 }
 
-// older notes that the stream reaches seq now, and returns the sequence up to which everything was stored at
-// least the margin ago; 0 where that isn't known.
-func (h *history) older(now time.Time, seq uint64) uint64 {
+// note notes that the stream reaches seq now.
+func (h *history) note(now time.Time, seq uint64) {
 	h.samples = append(h.samples, sample{now, seq})
-	old := 0
-	for old+1 < len(h.samples) && now.Sub(h.samples[old+1].at) >= h.margin {
-		old++
+	h.samples = slices.Delete(h.samples, 0, max(0, h.older(now, h.margin)))
+}
+
+// older returns the index of the newest sample that is at least an age old; -1: none is.
+func (h *history) older(now time.Time, age time.Duration) int {
+	i := len(h.samples) - 1
+	for i >= 0 && now.Sub(h.samples[i].at) < age {
+		i--
 	}
-	h.samples = slices.Delete(h.samples, 0, old)
-	if now.Sub(h.samples[0].at) < h.margin {
-		return 0
+	return i
+}
+
+// stored returns the sequence up to which everything was stored at least an age ago, which is at most the margin; 0
+// where that isn't known.
+func (h *history) stored(now time.Time, age time.Duration) uint64 {
+	if i := h.older(now, age); i >= 0 {
+		return h.samples[i].seq
 	}
-	return h.samples[0].seq
+	return 0
 }
 
 // trim keeps the origin short: it removes what the DR site has stored, as its mirror's acknowledgement floor
 // tells, and what is older than the margin. The margin is counted from this process's start on: a
-// writer that restarts keeps more for a while, never less.
+// writer that restarts keeps more for a while, never less. A stream that is short of room gives up all of the
+// margin but the least one: what is new is worth more than what the DR site has.
 func (w *Writer) trim(ctx context.Context) {
 	o := *w.options.Trim
 	if o.Every == 0 {
@@ -69,25 +79,30 @@ func (w *Writer) trim(ctx context.Context) {
 			}
 			deleted = time.Now()
 		}
-		margin := h.older(time.Now(), w.Stored())
-		if margin == 0 {
+		now, margin := time.Now(), h.margin
+		h.note(now, w.Stored())
+		if w.short() {
+			margin = minMargin
+		}
+		old := h.stored(now, margin)
+		if old == 0 {
 			continue
 		}
-		if err := w.trimTo(ctx, margin); err != nil && ctx.Err() == nil {
+		if err := w.trimTo(ctx, old); err != nil && ctx.Err() == nil {
 			w.log.Warn("the stream was not trimmed, trying again", "error", err)
 		}
 	}
 }
 
-// trimTo removes what the DR site has stored, and never anything behind margin.
-func (w *Writer) trimTo(ctx context.Context, margin uint64) error {
+// trimTo removes what the DR site has stored, and never anything behind old.
+func (w *Writer) trimTo(ctx context.Context, old uint64) error {
 	attempt, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	floor, err := w.site.fed(attempt, w.id)
 	if err != nil {
 		return err
 	}
-	return w.site.Purge(attempt, w.id.Name(), min(floor, margin)+1)
+	return w.site.Purge(attempt, w.id.Name(), min(floor, old)+1)
 }
 
 // deleteOlder deletes the streams of older generations once the DR site has a mirror of this one and none of

@@ -16,15 +16,19 @@ func TestHistoryKeepsTheMargin(t *testing.T) {
 		now = now.Add(time.Duration(n%7+1) * 3 * time.Second)
 		seq := n * 10
 		stored[now] = seq
-		got := h.older(now, seq)
-		limit := uint64(0) // the newest sequence that was there a margin ago
-		for at, seq := range stored {
-			if now.Sub(at) >= h.margin {
-				limit = max(limit, seq)
+		h.note(now, seq)
+		got := uint64(0)
+		for _, age := range []time.Duration{h.margin / 3, h.margin} {
+			got = h.stored(now, age)
+			limit := uint64(0) // the newest sequence that was there that long ago
+			for at, seq := range stored {
+				if now.Sub(at) >= age {
+					limit = max(limit, seq)
+				}
 			}
-		}
-		if got != limit {
-			t.Fatalf("after %v: %d is called old, want %d", now.Sub(start), got, limit)
+			if got != limit {
+				t.Fatalf("after %v: %d is called %v old, want %d", now.Sub(start), got, age, limit)
+			}
 		}
 		if got < trimmed {
 			t.Fatalf("went back from %d to %d", trimmed, got)

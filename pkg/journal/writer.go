@@ -289,6 +289,7 @@ func (w *Writer) advance(seq uint64) {
 	}
 	w.pending = w.pending[n:]
 	w.bytes -= bytes
+	w.room.stored += bytes + int64(n)*roomPerMsg
 	w.stored = seq
 	was := w.isFull()
 	w.refused = false
