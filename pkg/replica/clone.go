@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/farshore/farshore/internal/durable"
 )
 
 // BaseDir returns where the group directory dir has its base: the set that replays of points start from whose
@@ -23,7 +25,7 @@ func HoldBase(dir string) (io.Closer, error) {
 	if err := (OS{}).MkdirAll(base); err != nil {
 		return nil, fmt.Errorf("hold base: %w", err)
 	}
-	return flock(filepath.Join(base, lockFile), unix.LOCK_SH)
+	return durable.Lock(filepath.Join(base, lockFile), true, ErrLocked)
 }
 
 // Hold keeps the set at dir from being opened, and so from changing, until the result is closed.
@@ -32,7 +34,7 @@ func Hold(dir string) (io.Closer, error) {
 	if _, err := os.Stat(filepath.Join(dir, CheckpointFile)); err != nil {
 		return nil, err
 	}
-	return flock(filepath.Join(dir, lockFile), unix.LOCK_SH)
+	return durable.Lock(filepath.Join(dir, lockFile), true, ErrLocked)
 }
 
 // Clone makes a set at to that holds what the set at from holds, with an identity of its own. Nobody

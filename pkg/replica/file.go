@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/farshore/farshore/internal/durable"
 )
 
 // zeroes is what is written where a range can't be punched.
@@ -53,7 +55,7 @@ func (t *file) prepare(path string, blank bool) error {
 		if err := t.f.Sync(); err != nil {
 			return err
 		}
-		return syncPath(filepath.Dir(path))
+		return durable.Sync(filepath.Dir(path))
 	}
 	info, err := t.f.Stat()
 	if err != nil {

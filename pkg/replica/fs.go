@@ -1,13 +1,12 @@
 package replica
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"github.com/farshore/farshore/internal/durable"
 )
 
 // FS is what a Set needs of a file system for its own files, step by step, so that a test can fail
@@ -35,21 +34,7 @@ type OS struct{}
 var _ FS = OS{}
 
 // MkdirAll implements FS.
-func (OS) MkdirAll(dir string) error {
-	if info, err := os.Stat(dir); err == nil && info.IsDir() {
-		return nil
-	}
-	parent := filepath.Dir(dir)
-	if parent != dir {
-		if err := (OS{}).MkdirAll(parent); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	return OS{}.SyncDir(parent)
-}
+func (OS) MkdirAll(dir string) error { return durable.MkdirAll(dir) }
 
 // ReadFile implements FS.
 func (OS) ReadFile(name string) ([]byte, error) { return os.ReadFile(name) }
@@ -58,41 +43,16 @@ func (OS) ReadFile(name string) ([]byte, error) { return os.ReadFile(name) }
 func (OS) Write(name string, data []byte) error { return os.WriteFile(name, data, 0o640) }
 
 // SyncFile implements FS.
-func (OS) SyncFile(name string) error { return syncPath(name) }
+func (OS) SyncFile(name string) error { return durable.Sync(name) }
 
 // Rename implements FS.
 func (OS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
 
 // SyncDir implements FS.
-func (OS) SyncDir(dir string) error { return syncPath(dir) }
+func (OS) SyncDir(dir string) error { return durable.Sync(dir) }
 
-func syncPath(name string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	return errors.Join(err, f.Close())
-}
-
-// Lock implements FS with flock.
-func (OS) Lock(name string) (io.Closer, error) { return flock(name, unix.LOCK_EX) }
-
-// flock locks a file that stays behind, empty, for whoever comes next.
-func flock(name string, how int) (io.Closer, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o640)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock %s: %w", name, ErrLocked)
-		}
-		return nil, fmt.Errorf("lock %s: %w", name, err)
-	}
-	return f, nil
-}
+// Lock implements FS.
+func (OS) Lock(name string) (io.Closer, error) { return durable.Lock(name, false, ErrLocked) }
 
 // replaceFile makes name hold data, durably: a crash leaves the old content or the new one.
 func replaceFile(fsys FS, name string, data []byte) error {

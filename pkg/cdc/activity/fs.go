@@ -2,12 +2,12 @@ package activity
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/farshore/farshore/internal/durable"
 )
 
 // FS is what a log needs of a file system, step by step, so that a test can fail or crash between any
@@ -46,21 +46,7 @@ type OS struct{}
 var _ FS = OS{}
 
 // MkdirAll implements FS.
-func (OS) MkdirAll(dir string) error {
-	if info, err := os.Stat(dir); err == nil && info.IsDir() {
-		return nil
-	}
-	parent := filepath.Dir(dir)
-	if parent != dir {
-		if err := (OS{}).MkdirAll(parent); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	return OS{}.SyncDir(parent)
-}
+func (OS) MkdirAll(dir string) error { return durable.MkdirAll(dir) }
 
 // ReadFile implements FS.
 func (OS) ReadFile(name string) ([]byte, error) { return os.ReadFile(name) }
@@ -78,30 +64,10 @@ func (OS) Create(name string) (File, error) {
 func (OS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
 
 // SyncDir implements FS.
-func (OS) SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	return errors.Join(err, d.Close())
-}
+func (OS) SyncDir(dir string) error { return durable.Sync(dir) }
 
-// Lock implements FS with flock.
-func (OS) Lock(name string) (io.Closer, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o640)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock %s: %w", name, ErrLocked)
-		}
-		return nil, fmt.Errorf("lock %s: %w", name, err)
-	}
-	return f, nil
-}
+// Lock implements FS.
+func (OS) Lock(name string) (io.Closer, error) { return durable.Lock(name, false, ErrLocked) }
 
 type osFile struct{ *os.File }
 
