@@ -15,6 +15,8 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/plotutil"
 	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
 )
 
 // picture is a plot as integration/bench writes it.
@@ -98,5 +100,21 @@ func (p picture) draw(path string) error {
 		c.Add(line, dots)
 		c.Legend.Add(s.Name, line, dots)
 	}
-	return c.Save(18*vg.Centimeter, 10*vg.Centimeter, path)
+	if !p.LogY {
+		c.Y.Max *= 1.25 // the legend's room
+	}
+	return save(c, path)
+}
+
+// save leaves room beside the plot: the last number of an axis reaches beyond it.
+func save(c *plot.Plot, path string) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	canvas := vgsvg.New(18*vg.Centimeter, 10*vg.Centimeter)
+	c.Draw(draw.Crop(draw.New(canvas), 0, -vg.Centimeter, 0, -vg.Centimeter/4))
+	_, err = canvas.WriteTo(f)
+	return err
 }
