@@ -114,7 +114,6 @@ type frailFS struct {
 type frailFile struct {
 	fs        *frailFS
 	now, then []byte // then is durable
-	unsynced  bool
 }
 
 func newFrailFS() *frailFS {

@@ -21,11 +21,17 @@ func (f *Follower) discover(ctx context.Context) error {
 	origins, err := f.o.Site.PeerStreams(attempt, f.group)
 	asked, refused, lost := []error{err}, []error{}, []error{}
 	var whole []journal.StreamID
+	newest := make(map[string]uint32)
+	for _, origin := range origins {
+		newest[origin.ID.Part] = max(newest[origin.ID.Part], origin.ID.Generation)
+	}
 	for _, origin := range origins {
 		var config *journal.ConfigError
 		switch err := f.o.Site.EnsureMirror(attempt, origin.ID, 1, 1); {
 		case errors.As(err, &config):
 			refused = append(refused, err)
+		case errors.Is(err, journal.ErrHistoryLost) && origin.ID.Generation < newest[origin.ID.Part]:
+			// A newer generation goes on already.
 		case errors.Is(err, journal.ErrHistoryLost):
 			lost = append(lost, err)
 			f.noteLoss(origin.ID, originBehind, 1)

@@ -229,7 +229,7 @@ func TestRoomKeepReplicating(t *testing.T) {
 	seeded(t, r, "a", "b")
 	f := r.Follower(quick)
 	r.AppliedTo(r.Fill(20, 4, "a", "b"))
-	s := r.StatusWhere("nothing is said without a limit", func(s *group.Status) bool {
+	r.StatusWhere("nothing is said without a limit", func(s *group.Status) bool {
 		return ok(group.ConditionJournal)(s) && s.Oldest != nil && s.Oldest.Barrier == 1
 	})
 	limited := r.Document()
@@ -242,7 +242,7 @@ func TestRoomKeepReplicating(t *testing.T) {
 	limited = r.Document()
 	limited.Spec.Recovery.Journal.MaxBytes = group.ByteSize(limit)
 	f.Update(limited)
-	s = r.StatusWhere("points are given up, and named", func(s *group.Status) bool {
+	s := r.StatusWhere("points are given up, and named", func(s *group.Status) bool {
 		return strings.Contains(replicatest.Condition(s, group.ConditionJournal).Message, "given up") && s.Oldest.Barrier > 1
 	})
 	if s.Phase != group.PhaseFollowing {
