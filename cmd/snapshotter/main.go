@@ -56,7 +56,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 	g.Go(func() error { return clock.Serve(ctx, site.Conn(), o.Group, nil) })
 	g.Go(func() error {
 		return env.Follow(ctx, func(changed *group.Group) error {
-			coordinator.SetVolumes(volumes(changed))
+			coordinator.SetParts(volumes(changed), false)
 			return nil
 		})
 	})

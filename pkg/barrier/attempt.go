@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
 )
 
 // answersPerVote is how many answers of one tap are kept while they wait to be read.
@@ -18,6 +19,7 @@ type attempt struct {
 	token   events.Token
 	votes   map[string]*vote
 	answers chan answer
+	until   time.Time    // by then every tap has to be told to mark: behind it the holds end by themselves
 	seen    events.Token // newest token that a refusal told
 }
 
@@ -29,15 +31,26 @@ type vote struct {
 	at     outcome // the newest answer; "" before the first
 	hold   time.Duration
 	seq    uint64
+	read   string // revision that the mark has to prove; empty where none was asked for
+	proven string // revision that the mark proves
 	reason string // of a refusal
 }
+
+// objects tells whether the vote is that of the objects' watcher.
+func (v *vote) objects() bool { return v.volume == journal.Objects }
 
 // reached tells whether the tap has come at least as far as want.
 func (v *vote) reached(want outcome) bool {
 	return v.at != refused && slices.Index(progression, v.at) >= slices.Index(progression, want)
 }
 
-var progression = []outcome{"", held, opened, stored}
+// due tells whether the barrier has to wait for the vote to come as far as want. The objects' gate keeps nobody
+// waiting while their revision is proven, so only their stored mark is waited for.
+func (v *vote) due(want outcome) bool {
+	return v.member && !v.reached(want) && !(v.objects() && want == opened)
+}
+
+var progression = []outcome{"", held, read, opened, stored}
 
 func newAttempt(t events.Token, votes []*vote) *attempt {
 	a := &attempt{token: t, votes: make(map[string]*vote), answers: make(chan answer, answersPerVote*len(votes))}
@@ -75,13 +88,17 @@ func (a *attempt) note(ans answer) {
 		if v.at == "" {
 			v.at = held
 		}
+	case read:
+		if v.at == held && ans.Revision != "" {
+			v.at, v.read = read, ans.Revision
+		}
 	case opened:
-		if v.at == held {
-			v.at, v.hold = opened, ans.Hold
+		if v.at == held || v.at == read {
+			v.at, v.hold, v.proven = opened, ans.Hold, ans.Revision
 		}
 	case stored:
-		if (v.at == held || v.at == opened) && ans.Seq > 0 {
-			v.at, v.hold, v.seq = stored, ans.Hold, ans.Seq
+		if v.at != "" && ans.Seq > 0 {
+			v.at, v.hold, v.proven, v.seq = stored, ans.Hold, ans.Revision, ans.Seq
 		}
 	case refused:
 		v.at, v.reason = refused, ans.Reason
@@ -137,7 +154,7 @@ func (a *attempt) settle(ctx context.Context, want outcome, until time.Time, gra
 // members waits for the members only.
 func (a *attempt) members(ctx context.Context, want outcome, until time.Time) error {
 	err := a.collect(ctx, until, func() bool {
-		behind := a.any(func(v *vote) bool { return v.member && !v.reached(want) })
+		behind := a.any(func(v *vote) bool { return v.due(want) })
 		return !behind || a.any(func(v *vote) bool { return v.member && v.at == refused })
 	})
 	if err != nil {
@@ -155,11 +172,10 @@ func (a *attempt) missing(want outcome) error {
 	var refusals, silent []Absent
 	for _, v := range a.votes {
 		switch {
-		case !v.member || v.reached(want):
-		case v.at == refused:
+		case v.member && v.at == refused:
 			refusals = append(refusals, Absent{v.volume, v.reason})
-		default:
-			silent = append(silent, Absent{v.volume, silence[want]})
+		case v.due(want):
+			silent = append(silent, Absent{v.volume, v.silence(want)})
 		}
 	}
 	if len(refusals) > 0 {
@@ -171,10 +187,19 @@ func (a *attempt) missing(want outcome) error {
 	return nil
 }
 
-var silence = map[outcome]string{
-	held:   "did not confirm the hold in time",
-	opened: "did not mark in time",
-	stored: "its mark was not stored in time",
+// silence is what a vote is blamed for that didn't come as far as want.
+func (v *vote) silence(want outcome) string {
+	switch {
+	case want == held:
+		return "did not confirm the hold in time"
+	case want == read:
+		return "the API server did not tell its revision while the volumes were held"
+	case want == opened:
+		return "did not mark in time"
+	case v.at == read:
+		return "did not prove revision " + v.read + " in time"
+	}
+	return "its mark was not stored in time"
 }
 
 func missingError(members []Absent) *MissingError {

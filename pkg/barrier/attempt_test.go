@@ -29,9 +29,9 @@ func TestOnlyTheRightAnswersCount(t *testing.T) {
 		want    outcome
 	}{
 		"vote": {[]answer{
-			{tenure, held, "a", token, 0, 0, "", events.Token{}},
-			{tenure, opened, "a", token, 1, 0, "", events.Token{}},
-			{tenure, stored, "a", token, 1, 5, "", events.Token{}},
+			{tenure, held, "a", token, 0, 0, "", "", events.Token{}},
+			{tenure, opened, "a", token, 1, 0, "", "", events.Token{}},
+			{tenure, stored, "a", token, 1, 5, "", "", events.Token{}},
 		}, stored},
 		"opened got lost": {[]answer{
 			{identity: tenure, Outcome: held, Volume: "a", Token: token},

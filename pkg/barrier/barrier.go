@@ -29,10 +29,10 @@ type Tap interface {
 
 // Info tells which volume a tap serves, and as whom.
 type Info struct {
-	UID        string // of the volume
-	Generation uint32 // of the volume's stream
+	UID        string // of the volume; empty for objects
+	Generation uint32 // of the volume's or the objects' stream
 	Epoch      uint64 // of the stream's writer
-	Size       int64  // bytes
+	Size       int64  // bytes; 0 for objects
 }
 
 // MaxLabel is the most bytes that a label may have.
@@ -40,7 +40,7 @@ const MaxLabel = 100
 
 // Absent is a member without which a barrier could not be committed.
 type Absent struct {
-	Volume string `json:"volume"`
+	Volume string `json:"volume"` // or journal.Objects
 	Reason string `json:"reason"` // for people
 }
 
@@ -60,7 +60,7 @@ func (e *MissingError) Error() string {
 	return b.String()
 }
 
-// Volumes returns the names of the missing members.
+// Volumes returns the names of the missing members; the objects' is journal.Objects.
 func (e *MissingError) Volumes() []string {
 	names := make([]string, len(e.Members))
 	for i, m := range e.Members {
@@ -70,8 +70,8 @@ func (e *MissingError) Volumes() []string {
 }
 
 var (
-	// ErrNoMembers means that the group has no member yet: no volume has finished its first pass.
-	ErrNoMembers = errors.New("the group has no member yet: wait until a volume has finished its first pass")
+	// ErrNoMembers means that the group has no member yet: no volume, nor the objects, was sent once as a whole.
+	ErrNoMembers = errors.New("the group has no member yet: wait until a volume has finished its first pass, or the objects were sent once")
 	// ErrNoSnapshotter means that nobody answers for the group.
 	ErrNoSnapshotter = errors.New("no snapshotter answers for the group: check that it runs and reaches the primary site's server")
 	// ErrLabel means that a label can't be used.

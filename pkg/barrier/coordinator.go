@@ -30,11 +30,12 @@ type Volume struct {
 	UID  string // identity that is never used twice
 }
 
-// Options are a Coordinator's. Site, Group and Volumes are required.
+// Options are a Coordinator's. Site, Group and something to protect are required.
 type Options struct {
 	Site    *journal.Site // the primary
 	Group   string
 	Volumes []Volume
+	Objects bool   // the group's document captures Kubernetes objects
 	Writer  string // identity of this process, unique for each start; "": made up
 
 	Interval    time.Duration // between two scheduled barriers; 0: 1 s, < 0: none but labelled ones
@@ -63,13 +64,14 @@ type Coordinator struct {
 	presence *presence
 	requests chan *nats.Msg // for labelled barriers
 	ready    chan struct{}
-	volumes  chan []Volume            // newest document's volumes, if they changed
+	listing  chan []Volume            // what the newest document lists, if it changed
 	tenured  atomic.Uint32            // generation of the control stream that is written; 0: none
 	renewal  chan string              // why another generation has to begin
 	current  atomic.Pointer[attempt]  // that answers go to
 	absent   atomic.Pointer[[]string] // members whose vote the last barrier lacked
 
 	// The rest belongs to Run's loop.
+	listed      []Volume // by the document; objects as the volume of that name
 	writer      *journal.Writer
 	history     *history             // nil before the first stream was read
 	epoch       uint64               // highest epoch of a control stream's writer known
@@ -85,8 +87,8 @@ type Coordinator struct {
 
 // NewCoordinator returns a coordinator; it works once Run runs.
 func NewCoordinator(o Options) (*Coordinator, error) {
-	if o.Site == nil || len(o.Volumes) == 0 {
-		return nil, errors.New("a coordinator needs a site and at least one volume")
+	if o.Site == nil || len(o.Volumes) == 0 && !o.Objects {
+		return nil, errors.New("a coordinator needs a site and at least one volume, or objects")
 	}
 	if err := journal.ValidName(o.Group); err != nil {
 		return nil, fmt.Errorf("name of group: %w", err)
@@ -116,8 +118,9 @@ func NewCoordinator(o Options) (*Coordinator, error) {
 	return &Coordinator{
 		o: o, log: o.Log, tracer: o.Tracer, metrics: metrics, conn: o.Site.Conn(), inbox: nats.NewInbox(),
 		presence: newPresence(), requests: make(chan *nats.Msg, maxMarkRequests), ready: make(chan struct{}),
-		volumes: make(chan []Volume, 1), renewal: make(chan string, 1),
-		retry: make(map[string]time.Time), strangers: make(map[string]string), patience: supersededLimit,
+		listing: make(chan []Volume, 1), renewal: make(chan string, 1),
+		listed: listed(o.Volumes, o.Objects),
+		retry:  make(map[string]time.Time), strangers: make(map[string]string), patience: supersededLimit,
 	}, nil
 }
 
@@ -132,21 +135,31 @@ func defaulted(d, otherwise time.Duration) time.Duration {
 // before it, and hears taps and operators. Barriers may still fail.
 func (c *Coordinator) Ready() <-chan struct{} { return c.ready }
 
-// SetVolumes tells that the document lists other volumes now: those that it no longer has leave, new ones may
+// SetParts tells that the document lists something else now: what it no longer has leaves, what is new may
 // join, before the next barrier. It may be called at any time.
-func (c *Coordinator) SetVolumes(volumes []Volume) {
-	volumes = slices.Clone(volumes)
+func (c *Coordinator) SetParts(volumes []Volume, objects bool) {
+	parts := listed(volumes, objects)
 	for {
 		select {
-		case c.volumes <- volumes:
+		case c.listing <- parts:
 			return
 		default:
 		}
 		select { // what was not read yet is out of date
-		case <-c.volumes:
+		case <-c.listing:
 		default:
 		}
 	}
+}
+
+// listed is what a document lists. The objects take part as a volume does whose name no volume can have;
+// they have no UID.
+func listed(volumes []Volume, objects bool) []Volume {
+	out := slices.Clone(volumes)
+	if objects {
+		out = append(out, Volume{Name: journal.Objects})
+	}
+	return out
 }
 
 // Missing returns the members whose vote the last barrier lacked. It may be called at any time.

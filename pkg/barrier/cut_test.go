@@ -340,7 +340,7 @@ func TestRealTapOpensAtItsLimit(t *testing.T) {
 			err = json.Unmarshal(m.Data, &a)
 		}
 		if err == nil && !a.Ready {
-			err = errors.New(notReady(a.Progress))
+			err = errors.New(notReady("a", a.Progress))
 		}
 		return err
 	})

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
 )
 
 // history is what a coordinator has to know of those before it. Everything in it comes from the
@@ -14,7 +15,7 @@ type history struct {
 	roster  *roster
 	barrier uint64                     // highest barrier number seen
 	last    time.Time                  // time of the last commit
-	seqs    map[string]events.Position // each volume's position in the last vector that had it
+	seqs    map[string]events.Position // each volume's, and the objects', position in the last cut that had it
 	hooks   map[events.Token][]string  // brackets of hooks without an end
 }
 
@@ -36,6 +37,9 @@ func (h *history) follow(e events.Event) error {
 		h.last = e.Time
 		for _, v := range e.Vector {
 			h.seqs[v.Volume] = v.Position
+		}
+		if e.Objects != nil {
+			h.seqs[journal.Objects] = *e.Objects
 		}
 	case *events.HooksOpen:
 		h.barrier = max(h.barrier, e.Token.Barrier)

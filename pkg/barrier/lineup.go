@@ -83,11 +83,11 @@ func (c *Coordinator) read(ctx context.Context, stream string, to uint64) (*hist
 }
 
 func (c *Coordinator) volume(name string) (Volume, bool) {
-	i := slices.IndexFunc(c.o.Volumes, func(v Volume) bool { return v.Name == name })
+	i := slices.IndexFunc(c.listed, func(v Volume) bool { return v.Name == name })
 	if i < 0 {
 		return Volume{}, false
 	}
-	return c.o.Volumes[i], true
+	return c.listed[i], true
 }
 
 func (c *Coordinator) leave(ctx context.Context, name string, s seat, why string) error {
@@ -99,7 +99,7 @@ func (c *Coordinator) leave(ctx context.Context, name string, s seat, why string
 // admit lets listed volumes join whose tap was heard for the first time, and follows members to a
 // newer generation of their stream.
 func (c *Coordinator) admit(ctx context.Context) error {
-	for _, v := range c.o.Volumes {
+	for _, v := range c.listed {
 		h, present := c.presence.of(v.Name)
 		if !present || h.Generation == 0 || h.Epoch == 0 {
 			continue
@@ -168,6 +168,8 @@ func (c *Coordinator) check(name string) (heard, error) {
 	s := c.history.roster.volumes[name]
 	h, present := c.presence.of(name)
 	switch {
+	case h.at.IsZero() && name == journal.Objects:
+		return h, errors.New("no watcher of objects was heard yet: check that a capturer runs that reaches the API server")
 	case h.at.IsZero():
 		return h, errors.New("its tap was not heard yet")
 	case !present:
@@ -177,7 +179,7 @@ func (c *Coordinator) check(name string) (heard, error) {
 	case h.Generation != s.generation:
 		return h, fmt.Errorf("its tap writes generation %d, which is not the roster's %d", h.Generation, s.generation)
 	case !h.Ready:
-		return h, errors.New(notReady(h.Progress))
+		return h, errors.New(notReady(name, h.Progress))
 	}
 	return h, nil
 }

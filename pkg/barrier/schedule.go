@@ -34,7 +34,7 @@ func (c *Coordinator) loop(ctx context.Context) error {
 			return nil
 		case reason := <-c.renewal:
 			err = fmt.Errorf("%w: %s", errRenew, reason)
-		case c.o.Volumes = <-c.volumes:
+		case c.listed = <-c.listing:
 			err = c.dismiss(ctx)
 		case m := <-c.requests:
 			err = c.serveMark(ctx, m)

@@ -3,6 +3,7 @@ package barrier
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
 )
 
 const (
@@ -27,21 +29,53 @@ const (
 //
 // info is fixed for the call: a tap whose stream gets a new writer needs a new call.
 func Serve(ctx context.Context, conn *nats.Conn, group, volume string, info Info, tap Tap) error {
+	return serve(ctx, conn, group, volume, info, volumePart{tap})
+}
+
+// part is what a server needs of what it serves.
+type part interface {
+	Hold(t events.Token, limit time.Duration) error
+	Release(t events.Token)
+	Ready() (bool, events.Progress)
+	mark(ctx context.Context, t events.Token) (marked, error)
+	revision(ctx context.Context, t events.Token) (string, error)
+}
+
+// marked is a Mark of any stream.
+type marked struct {
+	Hold     time.Duration
+	Revision string // of objects
+	Stored   func(ctx context.Context) (uint64, error)
+}
+
+// volumePart is a volume as a server sees its part of the group.
+type volumePart struct{ Tap }
+
+func (v volumePart) mark(ctx context.Context, t events.Token) (marked, error) {
+	m, err := v.Mark(ctx, t)
+	return marked{Hold: m.Hold, Stored: m.Stored}, err
+}
+
+func (volumePart) revision(context.Context, events.Token) (string, error) {
+	return "", errors.New("a volume has no revision")
+}
+
+func serve(ctx context.Context, conn *nats.Conn, group, name string, info Info, p part) error {
 	s := &server{
-		conn: conn, group: group, volume: volume, info: info, tap: tap,
+		conn: conn, group: group, name: name, info: info, part: p,
 		identity: identity{Generation: info.Generation, Epoch: info.Epoch},
 	}
 	requests := make(chan *nats.Msg, maxRequests)
-	sub, err := conn.ChanSubscribe(tapSubject(group, volume), requests)
+	sub, err := conn.ChanSubscribe(tapSubject(group, name), requests)
 	if err != nil {
-		return fmt.Errorf("serve tap of volume %s: %w", volume, err)
+		return fmt.Errorf("serve tap of %s: %w", name, err)
 	}
 	defer func() {
 		_ = sub.Unsubscribe() // fails only where the connection is closed already
 		if s.held != (events.Token{}) {
-			tap.Release(s.held)
+			p.Release(s.held)
 		}
-		s.marks.Wait()
+		s.tasks.Wait()
 	}()
 	tick := time.NewTicker(readyEvery)
 	defer tick.Stop()
@@ -61,33 +95,34 @@ func Serve(ctx context.Context, conn *nats.Conn, group, volume string, info Info
 // server is one tap's side. Its fields belong to Serve's goroutine.
 type server struct {
 	identity
-	conn          *nats.Conn
-	group, volume string
-	info          Info
-	tap           Tap
+	conn        *nats.Conn
+	group, name string
+	info        Info
+	part        part
 
 	seen   events.Token // newest token of any request
 	held   events.Token // token whose hold was confirmed and that wasn't told to mark or release yet
+	asked  events.Token // newest token whose revision was asked for
 	marked events.Token // newest token that was told to mark
 
 	announced time.Time
 	ready     bool // as announced
 
-	marks sync.WaitGroup // goroutines that see a mark through
+	tasks sync.WaitGroup // goroutines that ask for a revision or see a mark through
 }
 
 func (s *server) announceIfDue() {
-	ready, _ := s.tap.Ready()
+	ready, _ := s.part.Ready()
 	if ready != s.ready || time.Since(s.announced) >= AnnounceEvery {
 		s.announce()
 	}
 }
 
 func (s *server) announce() {
-	ready, progress := s.tap.Ready()
+	ready, progress := s.part.Ready()
 	s.ready, s.announced = ready, time.Now()
 	body, err := json.Marshal(announcement{
-		identity: s.identity, Volume: s.volume, UID: s.info.UID, Size: s.info.Size,
+		identity: s.identity, Volume: s.name, UID: s.info.UID, Size: s.info.Size,
 		Ready: ready, Progress: progress, Seen: s.seen,
 	})
 	if err == nil {
@@ -103,7 +138,7 @@ func (s *server) handle(ctx context.Context, m *nats.Msg) {
 		return // not from a coordinator
 	}
 	if s.older(r.identity) {
-		return // this tap is a leftover: a newer one answers for the volume
+		return // this tap is a leftover: a newer one answers
 	}
 	if r.older(s.identity) {
 		s.refuse(m.Reply, r.Token, "the capturer was started again")
@@ -112,6 +147,8 @@ func (s *server) handle(ctx context.Context, m *nats.Msg) {
 	switch r.Verb {
 	case verbHold:
 		s.hold(m.Reply, r)
+	case verbRevision:
+		s.revision(ctx, m.Reply, r)
 	case verbMark:
 		s.mark(ctx, m, r)
 	case verbRelease:
@@ -128,18 +165,44 @@ func (s *server) hold(reply string, r request) {
 		return // delivered twice: the first one was answered, and a token closes a tap at most once
 	}
 	s.seen = r.Token
-	if err := s.tap.Hold(r.Token, r.Limit); err != nil {
+	if err := s.part.Hold(r.Token, r.Limit); err != nil {
 		s.refuse(reply, r.Token, err.Error())
 		return
 	}
 	// Asked behind the hold: what becomes of the volume from now on is not part of the cut.
-	if ready, progress := s.tap.Ready(); !ready {
-		s.tap.Release(r.Token)
-		s.refuse(reply, r.Token, notReady(progress))
+	if ready, progress := s.part.Ready(); !ready {
+		s.part.Release(r.Token)
+		s.refuse(reply, r.Token, notReady(s.name, progress))
 		return
 	}
 	s.held = r.Token
 	s.answer(reply, answer{Outcome: held, Token: r.Token})
+}
+
+// revision asks for the revision that the mark of the same token has to prove.
+func (s *server) revision(ctx context.Context, reply string, r request) {
+	if r.Token == s.asked {
+		return // delivered twice: the first one is being answered
+	}
+	if r.Token != s.held {
+		s.refuse(reply, r.Token, "the revision was asked for without a hold")
+		return
+	}
+	s.asked = r.Token
+	seen := s.seen
+	s.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, r.Limit)
+		defer cancel()
+		revision, err := s.part.revision(ctx, r.Token)
+		if err == nil && revision == "" {
+			err = errors.New("the API server told no revision")
+		}
+		if err != nil {
+			s.answer(reply, answer{Outcome: refused, Token: r.Token, Reason: "revision was not read: " + err.Error(), Seen: seen})
+			return
+		}
+		s.answer(reply, answer{Outcome: read, Token: r.Token, Revision: revision})
+	})
 }
 
 func (s *server) mark(ctx context.Context, m *nats.Msg, r request) {
@@ -153,7 +216,7 @@ func (s *server) mark(ctx context.Context, m *nats.Msg, r request) {
 	s.held, s.marked = events.Token{}, r.Token
 	seen := s.seen
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(m.Header))
-	s.marks.Go(func() { s.vote(ctx, m.Reply, r, seen) })
+	s.tasks.Go(func() { s.vote(ctx, m.Reply, r, seen) })
 }
 
 // vote appends the mark and tells when it is stored. It runs beside Serve's goroutine and uses
@@ -164,19 +227,19 @@ func (s *server) vote(ctx context.Context, reply string, r request, seen events.
 	refuse := func(reason string) {
 		s.answer(reply, answer{Outcome: refused, Token: r.Token, Reason: reason, Seen: seen})
 	}
-	m, err := s.tap.Mark(ctx, r.Token)
+	m, err := s.part.mark(ctx, r.Token)
 	if err != nil {
-		s.tap.Release(r.Token) // a mark that gave up must not leave the volume closed
+		s.part.Release(r.Token) // a mark that gave up must not leave it closed
 		refuse(err.Error())
 		return
 	}
-	s.answer(reply, answer{Outcome: opened, Token: r.Token, Hold: m.Hold})
+	s.answer(reply, answer{Outcome: opened, Token: r.Token, Hold: m.Hold, Revision: m.Revision})
 	seq, err := m.Stored(ctx)
 	if err != nil {
 		refuse("mark was not stored: " + err.Error())
 		return
 	}
-	s.answer(reply, answer{Outcome: stored, Token: r.Token, Hold: m.Hold, Seq: seq})
+	s.answer(reply, answer{Outcome: stored, Token: r.Token, Hold: m.Hold, Revision: m.Revision, Seq: seq})
 }
 
 // release also makes a hold of the same token that is still under way stale.
@@ -187,7 +250,7 @@ func (s *server) release(r request) {
 	if r.Token == s.held {
 		s.held = events.Token{}
 	}
-	s.tap.Release(r.Token)
+	s.part.Release(r.Token)
 }
 
 func (s *server) refuse(reply string, t events.Token, reason string) {
@@ -198,14 +261,17 @@ func (s *server) answer(reply string, a answer) {
 	if reply == "" {
 		return
 	}
-	a.identity, a.Volume = s.identity, s.volume
+	a.identity, a.Volume = s.identity, s.name
 	if body, err := json.Marshal(a); err == nil {
 		_ = s.conn.Publish(reply, body) // a lost answer is a missing vote
 	}
 }
 
-func notReady(p events.Progress) string {
+func notReady(name string, p events.Progress) string {
 	what := "regions"
+	if name == journal.Objects {
+		what = "objects"
+	}
 	switch p.Pass {
 	case events.PassSeed:
 		what = "the seed"

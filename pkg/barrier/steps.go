@@ -11,8 +11,10 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
 )
 
 // storeGrace is how long a commit waits for the marks of joining volumes behind those of the members.
@@ -59,6 +61,9 @@ func (c *Coordinator) try(ctx context.Context, kind events.BarrierKind, label st
 	defer c.current.Store(nil)
 
 	cut, err := c.holdAll(ctx, a)
+	if err == nil && kind != events.Crash {
+		err = c.readRevision(ctx, a)
+	}
 	if err == nil {
 		err = c.markAll(ctx, a)
 	}
@@ -73,11 +78,11 @@ func (c *Coordinator) try(ctx context.Context, kind events.BarrierKind, label st
 func (c *Coordinator) holdAll(ctx context.Context, a *attempt) (cut time.Time, err error) {
 	// The taps count the limit from when they hear of the hold, and open by themselves behind it:
 	// the last part of it is for the mark to arrive.
-	until := time.Now().Add(c.o.HoldLimit * 4 / 5)
+	a.until = time.Now().Add(c.o.HoldLimit * 4 / 5)
 	for _, v := range a.votes {
 		c.send(ctx, v, verbHold, a.token, c.o.HoldLimit)
 	}
-	dropped, err := a.settle(ctx, held, until, c.o.HoldLimit/10)
+	dropped, err := a.settle(ctx, held, a.until, c.o.HoldLimit/10)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -86,6 +91,38 @@ func (c *Coordinator) holdAll(ctx context.Context, a *attempt) (cut time.Time, e
 		return time.Time{}, ErrNoMembers
 	}
 	return c.o.Now(), nil
+}
+
+// readRevision returns when the API server has told the revision that the objects' mark has to prove. It must be
+// called when every tap of the attempt has confirmed its hold and before any is told to mark: both directions of
+// the guarantee hang on it.
+func (c *Coordinator) readRevision(ctx context.Context, a *attempt) error {
+	v := a.votes[journal.Objects]
+	if v == nil {
+		return nil
+	}
+	until := a.until
+	if late := time.Now().Add(c.o.HoldLimit / 10); !v.member && late.Before(until) && a.any(func(v *vote) bool { return v.member }) {
+		until = late
+	}
+	c.send(ctx, v, verbRevision, a.token, time.Until(until))
+	if err := a.collect(ctx, until, func() bool { return v.at == refused || v.reached(read) }); err != nil {
+		return err
+	}
+	if !v.reached(read) {
+		if v.at != refused {
+			v.at, v.reason = refused, v.silence(read)
+		}
+		c.send(ctx, v, verbRelease, a.token, 0) // it is held still
+		if !v.member {
+			delete(a.votes, v.volume)
+			c.drop(a.token, []*vote{v})
+		}
+	}
+	if len(a.votes) == 0 {
+		return ErrNoMembers
+	}
+	return a.missing(held)
 }
 
 // markAll returns when every member's mark is stored. It must not be called before every tap of the
@@ -109,7 +146,16 @@ func (c *Coordinator) markAll(ctx context.Context, a *attempt) error {
 	if len(a.votes) == 0 {
 		return ErrNoMembers
 	}
+	if v := a.votes[journal.Objects]; v != nil && v.read != "" && !proves(v.proven, v.read) {
+		return missingError([]Absent{{v.volume, fmt.Sprintf("its mark proves revision %q where %q was asked for", v.proven, v.read)}})
+	}
 	return c.checkVector(a)
+}
+
+// proves tells whether a proven revision is one that was asked for, or a later one.
+func proves(proven, asked string) bool {
+	order, err := resourceversion.CompareResourceVersion(proven, asked)
+	return err == nil && order >= 0
 }
 
 // checkVector refuses a cut that lies before an earlier one: a stream that has lost its end.
@@ -138,9 +184,12 @@ func (c *Coordinator) commit(ctx context.Context, a *attempt, commit *events.Com
 				return nil, err
 			}
 		}
-		commit.Vector = append(commit.Vector, events.VectorEntry{
-			Volume: v.volume, Position: events.Position{Generation: v.Generation, Seq: v.seq},
-		})
+		at := events.Position{Generation: v.Generation, Seq: v.seq}
+		if v.objects() {
+			commit.Objects, commit.Revision = &at, v.proven
+			continue
+		}
+		commit.Vector = append(commit.Vector, events.VectorEntry{Volume: v.volume, Position: at})
 		commit.Hold = max(commit.Hold, v.hold)
 	}
 	commit.Roster = c.history.roster.version
@@ -174,7 +223,7 @@ func (c *Coordinator) drop(t events.Token, votes []*vote) {
 
 func (c *Coordinator) release(t events.Token, votes []*vote) {
 	for _, v := range votes {
-		if v.at == "" || v.at == held {
+		if v.at == "" || v.at == held || v.at == read {
 			c.send(context.Background(), v, verbRelease, t, 0)
 		}
 	}

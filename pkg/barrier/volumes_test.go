@@ -34,7 +34,7 @@ func TestVolumesChangeLive(t *testing.T) {
 		})
 	}
 	vector("a")
-	c.SetVolumes(volumes("a", "b"))
+	c.SetParts(volumes("a", "b"), false)
 	vector("a", "b")
 	gone.stop()
 	r.eventually("a is missed", func() error {
@@ -43,11 +43,11 @@ func TestVolumesChangeLive(t *testing.T) {
 		}
 		return nil
 	})
-	c.SetVolumes(volumes("a")) // replaced by the next before it is read, or not: b leaves or stays
-	c.SetVolumes(volumes("b"))
+	c.SetParts(volumes("a"), false) // replaced by the next before it is read, or not: b leaves or stays
+	c.SetParts(volumes("b"), false)
 	vector("b")
 	r.serve("a", 2, &fakeTap{seq: 1000})
-	c.SetVolumes(volumes("a", "b"))
+	c.SetParts(volumes("a", "b"), false)
 	vector("a", "b")
 	last := map[string]events.MemberState{}
 	for _, m := range of[*events.Member](r.control()) {

@@ -33,7 +33,7 @@ func (i identity) older(j identity) bool {
 // announcement is what a tap says about itself on the group's announce subject.
 type announcement struct {
 	identity
-	Volume   string          `json:"volume"`
+	Volume   string          `json:"volume"` // or journal.Objects
 	UID      string          `json:"uid"`
 	Size     int64           `json:"size"`
 	Ready    bool            `json:"ready"`
@@ -45,9 +45,10 @@ type announcement struct {
 type verb string
 
 const (
-	verbHold    verb = "hold"
-	verbMark    verb = "mark"
-	verbRelease verb = "release" // has no answer
+	verbHold     verb = "hold"
+	verbRevision verb = "revision" // of the objects' tap only
+	verbMark     verb = "mark"
+	verbRelease  verb = "release" // has no answer
 )
 
 // request goes to one tap; the answers go to the message's reply subject.
@@ -55,7 +56,7 @@ type request struct {
 	identity               // of the tap that is meant
 	Verb     verb          `json:"verb"`
 	Token    events.Token  `json:"token"`
-	Limit    time.Duration `json:"limit"` // hold: how long at most; mark: how long to wait until it is stored
+	Limit    time.Duration `json:"limit"` // hold: how long at most; revision: how long it may take; mark: how long to wait until it is stored
 }
 
 // outcome is what a tap answers.
@@ -63,22 +64,24 @@ type outcome string
 
 const (
 	held    outcome = "held"    // admission is closed
+	read    outcome = "read"    // the API server told its revision
 	opened  outcome = "opened"  // the mark has its place in the stream and admission is open
 	stored  outcome = "stored"  // the mark is stored in the journal: the vote
 	refused outcome = "refused" // the tap takes no part in the barrier
 )
 
-// answer is what a tap says to a hold (held or refused) and to a mark (opened and then stored, or
-// refused in place of either).
+// answer is what a tap says to a hold (held or refused), to a revision (read or refused) and to a mark
+// (opened and then stored, or refused in place of either).
 type answer struct {
 	identity
-	Outcome outcome       `json:"outcome"`
-	Volume  string        `json:"volume"`
-	Token   events.Token  `json:"token"`
-	Hold    time.Duration `json:"hold,omitempty"`   // opened: how long admission was closed
-	Seq     uint64        `json:"seq,omitempty"`    // stored: of the mark
-	Reason  string        `json:"reason,omitempty"` // refused: for people
-	Seen    events.Token  `json:"seen"`             // refused: newest token that the tap was asked with
+	Outcome  outcome       `json:"outcome"`
+	Volume   string        `json:"volume"` // or journal.Objects
+	Token    events.Token  `json:"token"`
+	Hold     time.Duration `json:"hold,omitempty"`     // opened: how long admission was closed
+	Seq      uint64        `json:"seq,omitempty"`      // stored: of the mark
+	Revision string        `json:"revision,omitempty"` // read: the API server's; opened, stored: the one proven
+	Reason   string        `json:"reason,omitempty"`   // refused: for people
+	Seen     events.Token  `json:"seen"`               // refused: newest token that the tap was asked with
 }
 
 // markRequest asks the coordinator for a labelled barrier.
