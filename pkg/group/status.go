@@ -32,6 +32,7 @@ type Status struct {
 	MissingVotes []string `json:"missingVotes"`
 
 	Volumes    []VolumeStatus `json:"volumes"`
+	Objects    *ObjectsStatus `json:"objects"` // null where the group captures none
 	Conditions []Condition    `json:"conditions"`
 }
 
@@ -105,6 +106,42 @@ type VolumeStatus struct {
 	Mismatches []RegionMismatch `json:"mismatches,omitempty"`
 }
 
+// ObjectsStatus is how the Kubernetes objects of a group stand: the durable copy at the DR site, and the DR API server,
+// which follows that copy and never holds it back.
+type ObjectsStatus struct {
+	State       string `json:"state"`       // joining, member or left
+	Generation  uint32 `json:"generation"`  // of their stream
+	Incarnation int    `json:"incarnation"` // of its mirror
+	Count       int    `json:"count"`       // objects in the durable copy
+	Revision    string `json:"revision"`    // resourceVersion that the copy was proven to have reached; empty: not known
+	StoredSeq   uint64 `json:"storedSeq"`   // newest sequence stored at the DR site
+	AppliedSeq  uint64 `json:"appliedSeq"`  // newest sequence in the durable copy
+	Lags        Lags   `json:"lags"`
+
+	// What the DR API server holds. An applier that applies to none tells nothing of it.
+	Applied  *Point    `json:"applied"`  // newest commit whose objects were all tried; null before the first
+	Released bool      `json:"released"` // what was held until a takeover is in force
+	Current  int       `json:"current"`  // objects that are as that commit and the document want them
+	HeldBack int       `json:"heldBack"` // objects that are not applied before a release, only rehearsed
+	Refusals int       `json:"refusals"` // objects that the API server doesn't take
+	Refused  []Refusal `json:"refused"`  // the first of them, by key; at most a few dozen
+
+	// Problem is what keeps the API server from following at all, as that it can't be reached; empty: nothing does.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Refusal is an object that the DR API server doesn't take.
+type Refusal struct {
+	Group     string    `json:"group,omitempty"`
+	Version   string    `json:"version"`
+	Resource  string    `json:"resource"`
+	Namespace string    `json:"namespace,omitempty"` // at the primary; that at the DR site may differ
+	Name      string    `json:"name"`
+	Held      bool      `json:"held"`   // it is only rehearsed
+	Reason    string    `json:"reason"` // as the API server says it
+	Since     time.Time `json:"since"`
+}
+
 // RegionMismatch is a region of a replica that differed from its source.
 type RegionMismatch struct {
 	Offset     int64     `json:"offset"`     // bytes
@@ -138,9 +175,10 @@ const (
 	ConditionBarriers  = "Barriers"  // every member votes
 	ConditionVerified  = "Verified"  // no region differs from its source
 	ConditionJournal   = "Journal"   // the mirrors at the DR site are below their limit
+	ConditionObjects   = "Objects"   // the DR API server takes every object
 )
 
 // Conditions returns the types in the order in which they are told.
 func Conditions() []string {
-	return []string{ConditionConnected, ConditionComplete, ConditionStorage, ConditionBarriers, ConditionVerified, ConditionJournal}
+	return []string{ConditionConnected, ConditionComplete, ConditionStorage, ConditionBarriers, ConditionVerified, ConditionJournal, ConditionObjects}
 }

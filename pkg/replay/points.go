@@ -27,6 +27,10 @@ type Point struct {
 	Kind    string    `json:"kind"` // crash, app or labeled
 	Label   string    `json:"label,omitempty"`
 	Volumes []string  `json:"volumes"`
+	// Objects tells that the point has Kubernetes objects; Revision is what their capturer had proven of the API server's
+	// resourceVersion, if it is known.
+	Objects  bool   `json:"objects"`
+	Revision string `json:"revision,omitempty"`
 	// Bytes is how much the journal holds between the point before and this one; null where that
 	// was not asked for or is no longer there.
 	Bytes *uint64 `json:"bytes"`
@@ -276,7 +280,8 @@ func (h *history) replaced(id journal.StreamID, seq uint64, end *uint64) bool {
 func (h *history) points() []Point {
 	out := make([]Point, 0, len(h.commits))
 	for _, c := range h.commits {
-		p := Point{Barrier: c.Token.Barrier, Time: c.Time, Kind: replica.KindName(c.Type), Label: c.Label, commit: c}
+		p := Point{Barrier: c.Token.Barrier, Time: c.Time, Kind: replica.KindName(c.Type), Label: c.Label, Volumes: []string{}, commit: c}
+		p.Objects, p.Revision = c.Objects != nil, c.Revision
 		for _, v := range c.Vector {
 			p.Volumes = append(p.Volumes, v.Volume)
 		}

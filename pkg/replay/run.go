@@ -14,6 +14,7 @@ import (
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replica"
+	"github.com/farshore/farshore/pkg/replica/objects"
 )
 
 // lockRetry is how often a base that is being moved is asked for.
@@ -59,10 +60,19 @@ type Volume struct {
 	Size int64  `json:"size"` // bytes
 }
 
+// Replayed is the Kubernetes objects of a recovered point.
+type Replayed struct {
+	Count    int    `json:"count"`
+	Revision string `json:"revision,omitempty"` // resourceVersion that they were proven to have reached
+
+	View *objects.View `json:"-"` // readable as long as anybody has it
+}
+
 // Result is what a replay made.
 type Result struct {
 	Point   Point         `json:"point"`
 	Volumes []Volume      `json:"volumes"` // by name
+	Objects *Replayed     `json:"objects"` // null where the point has none
 	Bytes   uint64        `json:"bytes"`   // of the journal that was read
 	Base    uint64        `json:"base"`    // barrier of the base it began from; 0: blank volumes
 	Elapsed time.Duration `json:"elapsed"`

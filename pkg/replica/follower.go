@@ -16,6 +16,7 @@ import (
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/replica/objects"
 )
 
 // How often a Follower does what it does.
@@ -55,6 +56,13 @@ type FollowerOptions struct {
 	RoomEvery time.Duration
 	// OpenTarget opens the replicas; nil: files and block devices.
 	OpenTarget func(TargetSpec) (Target, error)
+
+	// Applied is called with the group's objects once they are known at the start and after each commit that has them,
+	// by one goroutine, oldest first. It must return soon: the volumes wait for it. Nil: nobody wants them.
+	Applied func(*objects.View)
+	// Objects tells what the DR API server holds, for the status: the fields of group.ObjectsStatus from Applied on. It may be
+	// called at any time, and may return nil. Nil: the objects are applied to none.
+	Objects func() *group.ObjectsStatus
 }
 
 // Follower keeps the replicas of one group behind its mirrors: it discovers the group's streams and
