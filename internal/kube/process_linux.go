@@ -1,0 +1,8 @@
+package kube
+
+import "syscall"
+
+// attributes keep the terminal's signals from a server, and let the kernel kill it when this process is gone.
+func attributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
