@@ -3,6 +3,7 @@
 GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 DEMO     ?= --duration 60s
+KUBE     ?=
 BENCH    ?= .
 BENCHTIME ?= 1
 FUZZTIME ?= 1m
@@ -17,7 +18,7 @@ help: ## list the targets
 build: ## build the programs into bin/
 	$(GO) build -o bin/ ./cmd/capturer ./cmd/snapshotter ./cmd/applier ./cmd/farshore
 
-test: ## run everything: checks, unit and integration tests, demo, mutation check (up to an hour)
+test: ## run everything: checks, unit and integration tests, demo, mutation check (up to an hour; builds Kubernetes the first time)
 	GO="$(GO)" scripts/test.sh
 
 test-fast: ## run the quick part of it: formatting, vet and unit tests without the race detector (2 minutes)
@@ -26,8 +27,8 @@ test-fast: ## run the quick part of it: formatting, vet and unit tests without t
 soak: ## kill and stop processes and NATS servers under load, for hours (SOAK=1000 rounds); figures in out/soak.json
 	GO="$(GO)" FARSHORE_SOAK_ROUNDS="$(SOAK)" scripts/test.sh soak
 
-demo: build ## lose a primary site under load and recover two SQLite databases (DEMO="--duration 15s --seed 1")
-	bin/farshore demo $(DEMO)
+demo: build ## lose a primary site under load, recover two SQLite databases and Kubernetes objects (DEMO="--duration 15s --seed 1", KUBE=off: no objects)
+	bin/farshore demo $(if $(KUBE),--kube=$(KUBE)) $(DEMO)
 
 bench: ## measure against targets and peers into docs/benchmarks.* (BENCH=regexp of cases, BENCHTIME=factor; 20 minutes)
 	$(GO) run ./integration/bench -run '$(BENCH)' -scale $(BENCHTIME)

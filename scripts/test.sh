@@ -84,6 +84,9 @@ tool() {
 
 go_files() { find . -name '*.go' -not -path './bin/*' -not -path './out/*'; }
 
+# kubernetes builds the Kubernetes servers into the cache before tests wait for them; about 5 minutes, once.
+kubernetes() { "$GO" run ./internal/kube/build; }
+
 foreign_tools() {
 	local missing=() packages=() entry
 	for entry in "${FOREIGN[@]}"; do
@@ -228,6 +231,7 @@ all)
 	section "vulnerabilities" vulnerabilities
 	section "go mod tidy" tidy
 	section "build" build
+	section "kubernetes" kubernetes
 	race=$(race)
 	[ -n "$race" ] || not_run+=("race detector: no C compiler")
 	go_test "unit tests" ${race:+"$race"} -timeout 20m $(unit_packages)
