@@ -72,6 +72,10 @@ func Describe(s *group.Status) string {
 			fmt.Fprintf(&b, " %s %d/%d", v.Pass.Kind, v.Pass.Done, v.Pass.Total)
 		}
 	}
+	if o := s.Objects; o != nil {
+		fmt.Fprintf(&b, "; objects %s g%d: %d at revision %s, stored %d applied %d, API server at %+v, %d refused %+v, %d held back %s",
+			o.State, o.Generation, o.Count, o.Revision, o.StoredSeq, o.AppliedSeq, o.Applied, o.Refusals, o.Refused, o.HeldBack, o.Problem)
+	}
 	return b.String()
 }
 

@@ -29,7 +29,7 @@ const Group = "shop"
 
 // Options shape a Pair. Zero values mean the defaults in brackets.
 type Options struct {
-	Volumes   int           // volumes (2)
+	Volumes   int           // volumes (2); -1: none
 	Each      int           // volumes of each capturer (1)
 	Size      int64         // bytes of each volume (16 MiB)
 	Interval  time.Duration // between barriers (100 ms)
@@ -48,10 +48,20 @@ type Options struct {
 	Recovery string    // the DR site's directory (one inside Dir)
 	Stores   [2]string // directories of the primary's and the DR site's NATS store (inside Dir)
 
+	Objects *Objects // Kubernetes objects of the group; nil: none
+
 	Direct bool // the leafnode goes to the primary by itself, not through Link
 
 	// Clocks gives each site a wall clock of its own that can be set wrong. The binaries are built for it.
 	Clocks bool
+}
+
+// Objects are the Kubernetes objects of a group, and the API servers of both sites.
+type Objects struct {
+	Spec     string // spec.objects of the group's document, as YAML in one line
+	Recovery string // spec.recovery.objects, as YAML in one line; empty: left out
+	Primary  string // path of the kubeconfig file that the watcher has
+	DR       string // path of the one that the applier has
 }
 
 // Pair is a primary and a DR site. The DR site's leafnode reaches the primary through Link.
@@ -66,6 +76,7 @@ type Pair struct {
 	PrimaryBus, DRBus    *Process
 	Snapshotter, Applier *Process
 	Capturers            []*Process // capturer i serves volume i, or volumes i*Each and following
+	Watcher              *Process   // captures the objects and serves no volume; nil without Options.Objects
 
 	PrimaryClock, DRClock *Clock // nil without Options.Clocks
 
@@ -89,7 +100,7 @@ spec:
   sites:
     primary: {url: "{{.PrimaryURL}}"}
     dr: {url: "{{.DRURL}}"}
-  volumes:
+  volumes:{{if not .Volumes}} []{{end}}
 {{- range .Volumes}}
   - name: {{.Name}}
     uid: uid-{{.Name}}
@@ -98,6 +109,7 @@ spec:
     size: {{.Size}}
     listen: unix:{{.Socket}}
 {{- end}}
+  {{with .Objects}}objects: {{.Spec}}{{end}}
   capture:
     memory: {{.Memory}}
     {{with .HotRegions}}hotRegions: {{.}}{{end}}
@@ -110,6 +122,7 @@ spec:
   recovery:
     directory: {{.Recovery}}
     {{with .Retention}}retention: {{.}}{{end}}
+    {{with .Objects}}{{with .Recovery}}objects: {{.}}{{end}}{{end}}
 `))
 
 func (o *Options) fill(dir string) {
@@ -122,8 +135,11 @@ func (o *Options) fill(dir string) {
 			*d.field = d.value
 		}
 	}
-	if o.Volumes == 0 {
+	switch o.Volumes {
+	case 0:
 		o.Volumes = 2
+	case -1:
+		o.Volumes = 0
 	}
 	if o.Each == 0 {
 		o.Each = 1
@@ -176,6 +192,10 @@ func New(t testing.TB, o Options) *Pair {
 			p.Capturers = append(p.Capturers, p.capturer("capturer-"+Volume(i), i, p.Document, p.State(i)))
 		}
 	}
+	if o.Objects != nil {
+		p.Watcher = p.watcher("watcher", o.Objects.Primary)
+		p.Applier.env = append(p.Applier.env, "FARSHORE_KUBECONFIG="+o.Objects.DR)
+	}
 	p.writeDocument()
 	t.Cleanup(func() {
 		for _, x := range p.All() {
@@ -197,6 +217,18 @@ func New(t testing.TB, o Options) *Pair {
 // capturer returns the process that serves volume i as a document says, with a state directory.
 func (p *Pair) capturer(name string, i int, document, state string) *Process {
 	return p.process(p.PrimaryClock, name, "capturer", "--group", document, "--name", Volume(i), "--state", state)
+}
+
+// watcher returns a capturer that serves no volume and captures the objects that a kubeconfig file leads to.
+func (p *Pair) watcher(name, kubeconfig string) *Process {
+	x := p.process(p.PrimaryClock, name, "capturer", "--group", p.Document, "--name", name, "--state", filepath.Join(p.options.State, "state-"+name))
+	x.env = append(x.env, "FARSHORE_KUBECONFIG="+kubeconfig)
+	return x
+}
+
+// AnotherWatcher returns one more capturer of the objects, which stands by while another is elected.
+func (p *Pair) AnotherWatcher(name, kubeconfig string) *Process {
+	return p.ended(p.watcher(name, kubeconfig))
 }
 
 func (p *Pair) process(clock *Clock, name, binary string, args ...string) *Process {
@@ -227,7 +259,7 @@ func (p *Pair) writeDocument() {
 		"Group": Group, "PrimaryURL": p.PrimaryURL, "DRURL": p.DRURL, "Volumes": volumes,
 		"Interval": p.options.Interval, "HoldLimit": p.options.HoldLimit, "Recovery": p.Recovery,
 		"Memory": p.options.Memory, "HotRegions": p.options.HotRegions, "WhenBusGone": p.options.WhenBusGone,
-		"MaxBytes": p.options.MaxBytes, "Margin": p.options.Margin, "Retention": p.options.Retention,
+		"Objects": p.options.Objects, "MaxBytes": p.options.MaxBytes, "Margin": p.options.Margin, "Retention": p.options.Retention,
 	})
 	if err == nil { // replaced, not rewritten: processes read it while they run
 		err = os.WriteFile(p.Document+".new", b.Bytes(), 0o600)
@@ -283,6 +315,13 @@ func (p *Pair) ended(x *Process) *Process {
 	return x
 }
 
+// SetObjects replaces the parts of the document that are about objects, which the processes read while they run.
+func (p *Pair) SetObjects(spec, recovery string) {
+	p.t.Helper()
+	p.options.Objects.Spec, p.options.Objects.Recovery = spec, recovery
+	p.writeDocument()
+}
+
 // Resize gives volume i another size in the document, which the processes read while they run.
 func (p *Pair) Resize(i int, size int64) {
 	p.t.Helper()
@@ -315,7 +354,11 @@ func (p *Pair) HoldLimit() time.Duration { return p.options.HoldLimit }
 
 // All returns every process, servers first.
 func (p *Pair) All() []*Process {
-	return append([]*Process{p.PrimaryBus, p.DRBus, p.Snapshotter, p.Applier}, p.Capturers...)
+	all := append([]*Process{p.PrimaryBus, p.DRBus, p.Snapshotter, p.Applier}, p.Capturers...)
+	if p.Watcher != nil {
+		all = append(all, p.Watcher)
+	}
+	return all
 }
 
 // Start starts every process and waits until each is ready.
