@@ -13,10 +13,11 @@ import (
 // Recipients reads age recipients, as the group's document lists them ("age1…"): as many as the list has.
 func Recipients(list []string) ([]age.Recipient, error) {
 	var out []age.Recipient
-	for _, one := range list {
+	for i, one := range list {
 		r, err := age.ParseRecipients(strings.NewReader(one))
 		if err != nil || len(r) != 1 {
-			return nil, fmt.Errorf("read recipient %q: it is not one age recipient, as \"age1…\"", one)
+			// It isn't shown: it may be an identity, given by mistake.
+			return nil, fmt.Errorf("read recipient %d of %d: it is not one age recipient, as \"age1…\"", i+1, len(list))
 		}
 		out = append(out, r[0])
 	}
