@@ -16,7 +16,6 @@
 package rebuild
 
 import (
-	"context"
 	"errors"
 	"iter"
 	"log/slog"
@@ -29,6 +28,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/group"
+	"github.com/farshore/farshore/pkg/replica/objects"
 )
 
 // What Farshore writes on the objects that it made.
@@ -47,7 +48,8 @@ const (
 	AnnotationReleased = "farshore.dev/released"
 )
 
-// State is what a group's objects were at one commit. It does not change, and may be read concurrently.
+// State is what a group's objects were at one commit. It does not change, and may be read concurrently. A *objects.View
+// is one.
 type State interface {
 	// All yields every object, in no particular order.
 	All() iter.Seq[Entry]
@@ -55,16 +57,12 @@ type State interface {
 	Raw(key events.ObjectKey) ([]byte, error)
 	// Revision is the primary's resourceVersion that the state has at least.
 	Revision() string
-	// Barrier is the commit's; 0 where there was none yet.
-	Barrier() uint64
+	// Point is the commit; its Barrier is 0 where there was none yet.
+	Point() group.Point
 }
 
-// Entry is one object of a State.
-type Entry struct {
-	Key      events.ObjectKey
-	UID      string // at the primary
-	Revision string // resourceVersion at the primary
-}
+// Entry is one object of a State, with its UID and resourceVersion at the primary.
+type Entry = objects.Entry
 
 // Transformer maps an object of the primary to the one for the DR site. *transform.Transformer is one.
 type Transformer interface {
@@ -85,8 +83,12 @@ type Rules struct {
 // Options configure a Rebuilder.
 type Options struct {
 	Config *rest.Config // of the DR site's API server
-	Group  string       // name of the protection group
+	Group  string       // name of the protection group, the value of LabelGroup: what has it and isn't wanted is deleted
 	Rules  Rules
+	// NamespacedOnly leaves out what isn't in a namespace, but the namespaces themselves: a replay beside what runs.
+	NamespacedOnly bool
+	// Resume is where a release stood when the process before ended; the zero value is standby.
+	Resume Progress
 
 	// Look is the time between two looks at everything that was made; 5 min by default.
 	Look time.Duration
@@ -101,9 +103,3 @@ type Options struct {
 
 // ErrNoState means that nothing is known yet of the objects that should exist.
 var ErrNoState = errors.New("no commit with objects has been applied at this site yet")
-
-// ErrReleased means that the objects were released and are not Farshore's any more.
-var ErrReleased = errors.New("the objects were released")
-
-// Run reconciles until ctx ends; it returns nil then. It may be called once.
-func (r *Rebuilder) Run(ctx context.Context) error { return r.run(ctx) }
