@@ -1,15 +1,24 @@
 package resourcewatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
+	"filippo.io/age"
 	"go.opentelemetry.io/otel/metric"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/resourcewatch/selection"
 )
 
 // Sink is the objects stream as its one writer sees it; *journal.Writer is one.
@@ -39,32 +48,19 @@ type Memory interface {
 	Forget(ctx context.Context, key events.ObjectKey) error
 }
 
-// Why a barrier's request is refused.
-var (
-	// ErrStaleToken is a hold whose token isn't newer than every one seen.
-	ErrStaleToken = errors.New("the hold's token is stale")
-	// ErrNotHeld is a mark whose hold has ended.
-	ErrNotHeld = errors.New("the stream is not held for this token")
-	// ErrNotRecording is a mark while no stream is recorded into.
-	ErrNotRecording = errors.New("objects are not recorded at the moment")
-	// ErrUnprovable is a mark whose revision a kind can't be cut at: it was listed anew meanwhile. The next barrier can.
-	ErrUnprovable = errors.New("the revision can't be proven: a kind was listed anew in between")
+// Defaults of Options.
+const (
+	DefaultRediscover = 30 * time.Second
+	DefaultProve      = 10 * time.Second
+	DefaultQueueBytes = 64 << 20
 )
 
-// Marked is a mark that was appended.
-type Marked struct {
-	Hold     time.Duration // how long the stream was held: from the first change withheld, or the hold where none was
-	Revision string        // proven: every change up to it lies before the mark; "" where none is proven yet
-	// Stored waits until the mark is stored and returns its sequence.
-	Stored func(context.Context) (uint64, error)
-}
-
-// Options are a Watcher's. Config, Group and Selection are required.
+// Options are a Watcher's. Config and Selection are required.
 type Options struct {
 	Config     *rest.Config // how to reach the API server; it is copied
 	Group      string       // the protection group's name
-	Namespaces []string     // of the group
-	Recipients []string     // age recipients that Secrets are encrypted for; none: they are sent as they are
+	Selection  *selection.Selection
+	Recipients []string // age recipients that Secrets are encrypted for; none: they are sent as they are
 
 	Rediscover time.Duration // between two looks for kinds; 0: 30 s. A new CRD is seen at once
 	Prove      time.Duration // between two proofs of kinds that don't change; 0: 10 s
@@ -74,80 +70,102 @@ type Options struct {
 	Meter metric.Meter // nil: none
 }
 
-// Refused is a request that the API server doesn't allow. The kind is not captured as long as that lasts.
-type Refused struct {
-	Verb      string // as RBAC names it: list, watch
-	Group     string // API group; "" is the core's
-	Resource  string
-	Namespace string // "" for cluster-scoped kinds
-	Message   string // as the API server says it
-	Since     time.Time
-}
-
-// Status is where a watcher stands.
-type Status struct {
-	Kinds    int       // that are watched
-	Objects  int       // that the API server holds of them
-	Selected int       // of these, that belong to the group
-	Revision string    // proven: every change up to it is appended; "" where none is
-	Proven   time.Time // when Revision was read at the API server
-	Synced   bool      // every kind that may be watched was listed
-	Refused  []Refused // in the order of resources
-	Failing  []string  // kinds that can't be watched for another reason, with it; in order
-}
-
 // Watcher follows the group's objects. Its methods may be called concurrently.
 type Watcher struct {
-	o   Options
-	log *slog.Logger
+	o          Options
+	log        *slog.Logger
+	recipients []age.Recipient
+	discovery  discovery.DiscoveryInterfaceWithContext
+	dynamic    dynamic.Interface
+	metadata   metadata.Interface
+
+	budget *budget
+	gate   *gate
+	dates  dates
+	count  counters
+	model  *model        // the tenure's
+	wake   chan struct{} // the tenure has something to look at
+	looks  chan struct{} // discover has to look at once
+
+	lookFailed, proveFailed rarely
+
+	mu         sync.Mutex
+	all        map[place]*feed
+	sorted     []*feed         // the same, in order
+	discovered bool            // a look succeeded
+	offered    map[kindID]bool // kinds that the newest look found
+	unclear    map[string]bool // API groups of which it found out nothing
+	elsewhere  []string        // kinds that another server answers for, with the reason that they aren't captured
+	current    *tenure         // nil: nothing is recorded
 }
 
 // New returns a watcher; it works once Run runs. It sends no request.
 func New(o Options) (*Watcher, error) {
+	if o.Config == nil || o.Selection == nil {
+		return nil, errors.New("watch objects: a cluster and a selection are needed")
+	}
+	o.Rediscover, o.Prove = cmp.Or(o.Rediscover, DefaultRediscover), cmp.Or(o.Prove, DefaultProve)
+	o.QueueBytes = cmp.Or(o.QueueBytes, DefaultQueueBytes)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Watcher{o: o, log: o.Log}, nil
+	w := &Watcher{
+		o: o, log: o.Log, budget: &budget{most: o.QueueBytes}, model: newModel(),
+		wake: make(chan struct{}, 1), looks: make(chan struct{}, 1), all: make(map[place]*feed),
+	}
+	w.gate = &gate{wake: w.poke}
+	config := rest.CopyConfig(o.Config)
+	config.QPS = -1 // the API server's own fairness is enough: a limit here would delay barriers
+	config.WarningHandler = rest.NoWarnings{}
+	config.UserAgent = "farshore-capturer"
+	var errs [4]error
+	w.recipients, errs[0] = selection.Recipients(o.Recipients)
+	d, err := discovery.NewDiscoveryClientForConfig(config)
+	w.discovery, errs[1] = d, err
+	w.dynamic, errs[2] = dynamic.NewForConfig(config)
+	w.metadata, errs[3] = metadata.NewForConfig(config)
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, fmt.Errorf("watch objects: %w", err)
+	}
+	return w, nil
 }
 
 // Run watches until ctx ends and returns nil then. It outlives API servers that restart, rights that are missing, and
-// kinds that come and go. It may be called once.
+// kinds that come and go. An error is one of the meter. It may be called once.
 func (w *Watcher) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+	stop, err := w.observe(w.o.Meter)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.discover(ctx) })
+	group.Go(func() error { return w.proveIdle(ctx) })
+	return group.Wait()
 }
 
-// Record appends to sink, whose Epoch was written, what memory lacks, and then follows the changes until ctx ends or
-// sink fails; it returns nil for the former. It waits until the kinds are listed. Calls must not overlap; Run may have
-// run before, and another call may follow with another sink: memory must be that of the sink's stream.
-func (w *Watcher) Record(ctx context.Context, _ Sink, _ Memory) error {
-	<-ctx.Done()
-	return nil
+// poke has the tenure look whether there is something to do.
+func (w *Watcher) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
 }
 
-// Status returns where the watcher stands.
-func (w *Watcher) Status() Status { return Status{} }
-
-// Debt returns how many bytes of changes wait to be appended, and since when the oldest does.
-func (w *Watcher) Debt() (bytes int64, oldest time.Time) { return 0, time.Time{} }
-
-// Hold withholds every change that comes from now on from the stream, until Mark, Release, a newer hold, or until limit has
-// passed; it never waits. What was received before may still be appended.
-func (w *Watcher) Hold(events.Token, time.Duration) error { return ErrNotRecording }
-
-// Revision reads the API server's current revision, from the storage, while the token's hold is closed.
-// Mark then appends every change up to it and nothing beyond.
-func (w *Watcher) Revision(context.Context, events.Token) (string, error) { return "", ErrNotRecording }
-
-// Mark appends the token's Mark and opens. Where Revision was asked, it first appends every change up to that revision,
-// and waits until each kind is proven to have reached it; else it marks at once with the revision proven so far.
-// However it ends, the hold has ended.
-func (w *Watcher) Mark(context.Context, events.Token) (Marked, error) {
-	return Marked{}, ErrNotRecording
+func (w *Watcher) tenure() *tenure {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.current
 }
 
-// Release opens if t holds.
-func (w *Watcher) Release(events.Token) {}
+func (w *Watcher) setTenure(t *tenure) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.current = t
+}
 
-// Ready tells whether the stream may vote: it holds everything that memory lacked when the tenure began.
-func (w *Watcher) Ready() (bool, events.Progress) { return false, events.Progress{} }
+func (w *Watcher) hasDiscovered() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.discovered
+}
