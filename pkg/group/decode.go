@@ -3,6 +3,7 @@ package group
 import (
 	"encoding"
 	"fmt"
+	"iter"
 	"reflect"
 	"slices"
 	"strconv"
@@ -87,8 +88,32 @@ func (d *decoder) value(path string, in any, out reflect.Value) {
 		return
 	}
 	switch out.Kind() {
+	case reflect.Pointer:
+		out.Set(reflect.New(out.Type().Elem()))
+		d.value(path, in, out.Elem())
+	case reflect.Interface:
+		out.Set(reflect.ValueOf(in)) // free JSON
 	case reflect.Struct:
 		d.object(path, in, out)
+	case reflect.Map:
+		object, ok := in.(map[string]any)
+		if !ok {
+			d.fail(path, "must be an object, is %s", kindOf(in))
+			return
+		}
+		out.Set(reflect.MakeMap(out.Type()))
+		for name, v := range object {
+			e := reflect.New(out.Type().Elem()).Elem()
+			d.value(fmt.Sprintf("%s[%q]", path, name), v, e)
+			out.SetMapIndex(reflect.ValueOf(name), e)
+		}
+	case reflect.Bool:
+		b, ok := in.(bool)
+		if !ok {
+			d.fail(path, "must be true or false, is %s", kindOf(in))
+			return
+		}
+		out.SetBool(b)
 	case reflect.Slice:
 		list, ok := in.([]any)
 		if !ok {
@@ -144,9 +169,8 @@ func (d *decoder) object(path string, in any, out reflect.Value) {
 	}
 	fields := make(map[string]reflect.Value)
 	var names []string
-	for i := range out.NumField() {
-		name, _, _ := strings.Cut(out.Type().Field(i).Tag.Get("json"), ",")
-		fields[name] = out.Field(i)
+	for name, field := range fieldsOf(out) {
+		fields[name] = field
 		names = append(names, name)
 	}
 	for name, v := range object {
@@ -156,6 +180,23 @@ func (d *decoder) object(path string, in any, out reflect.Value) {
 			continue
 		}
 		d.value(join(path, name), v, field)
+	}
+}
+
+// fieldsOf yields the fields of a struct by the names that documents give them, those of an embedded struct among them.
+func fieldsOf(v reflect.Value) iter.Seq2[string, reflect.Value] {
+	return func(yield func(string, reflect.Value) bool) {
+		for i := range v.NumField() {
+			if f := v.Type().Field(i); f.Anonymous {
+				for name, field := range fieldsOf(v.Field(i)) {
+					if !yield(name, field) {
+						return
+					}
+				}
+			} else if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); !yield(name, v.Field(i)) {
+				return
+			}
+		}
 	}
 }
 

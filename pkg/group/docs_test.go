@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/farshore/farshore/pkg/transform"
 )
 
 func read(t *testing.T, path string) string {
@@ -33,6 +35,10 @@ func TestDocumentationIsComplete(t *testing.T) {
 	text := read(t, "../../docs/configuration.md")
 	g := Default()
 	g.Spec.Volumes = []Volume{{}}
+	g.Spec.Objects = &Objects{Namespaces: []string{""}, LeaveOut: []ObjectPattern{{}}, Keep: []ObjectPattern{{}}, Recipients: []string{""}}
+	r := &g.Spec.Recovery.Objects
+	r.Identities, r.Inert = []string{""}, []GroupResource{{}}
+	r.Patches = []transform.Patch{{Patch: []transform.Operation{{Value: ""}}}}
 	paths := make(map[string]bool)
 	walk("", reflect.ValueOf(g).Elem(), func(path, value string) {
 		paths[path] = true
@@ -78,11 +84,14 @@ func walk(path string, v reflect.Value, leaf func(path, value string)) {
 		return
 	}
 	switch v.Kind() {
+	case reflect.Pointer:
+		walk(path, v.Elem(), leaf)
 	case reflect.Struct:
-		for i := range v.NumField() {
-			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-			walk(join(path, name), v.Field(i), leaf)
+		for name, field := range fieldsOf(v) {
+			walk(join(path, name), field, leaf)
 		}
+	case reflect.Map:
+		leaf(path, "")
 	case reflect.Slice:
 		for i := range v.Len() {
 			walk(path+"[]", v.Index(i), leaf)

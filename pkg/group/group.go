@@ -18,7 +18,7 @@ const (
 	Kind       = "ProtectionGroup"
 )
 
-// Group is one protection group: the volumes of one application and how they are protected.
+// Group is one protection group: the volumes and Kubernetes objects of one application and how they are protected.
 type Group struct {
 	APIVersion string   `json:"apiVersion"`
 	Kind       string   `json:"kind"`
@@ -35,6 +35,7 @@ type Metadata struct {
 type Spec struct {
 	Sites    Sites    `json:"sites"`
 	Volumes  []Volume `json:"volumes"`
+	Objects  *Objects `json:"objects,omitempty"` // nil: none are captured
 	Journal  Journal  `json:"journal"`
 	Capture  Capture  `json:"capture"`
 	Barriers Barriers `json:"barriers"`
@@ -144,6 +145,8 @@ type Recovery struct {
 	Directory string   `json:"directory"` // holds <group>/: replicas, checkpoint, base
 	Retention Duration `json:"retention"` // how far back recovery points reach
 	Journal   Mirrors  `json:"journal"`
+
+	Objects RecoveryObjects `json:"objects"`
 }
 
 // WhenFull says what becomes of the mirrors when they have grown to their limit.
@@ -215,6 +218,7 @@ func Default() *Group {
 				Directory: "/var/lib/farshore",
 				Retention: Duration(defaultRetention),
 				Journal:   Mirrors{AlertAt: defaultAlertAt, WhenFull: FullKeepReplicating},
+				Objects:   RecoveryObjects{Apply: true},
 			},
 		},
 	}

@@ -21,7 +21,7 @@ var edits = []edit{
 	{"unknown fields at every level", "", "  journl: {}\n  capture: {linger: 3ms, lingr: 1}\nextra: 1\n", []string{
 		"extra: unknown field; known here: apiVersion, kind, metadata, spec",
 		"spec.capture.lingr: unknown field; known here: memory, frameBytes, linger, compression, seedRate, whenBusGone, hotRegions, scrubRate",
-		"spec.journl: unknown field; known here: sites, volumes, journal, capture, barriers, recovery",
+		"spec.journl: unknown field; known here: sites, volumes, objects, journal, capture, barriers, recovery",
 	}},
 	{"case matters", "name: shop", "Name: shop", []string{
 		"metadata.Name: unknown field; known here: name",
@@ -67,13 +67,13 @@ var edits = []edit{
 		"apiVersion: is missing; write farshore.dev/v1alpha1",
 		"kind: is missing; write ProtectionGroup",
 		"metadata.name: is missing",
-		"spec.volumes: is missing; a group protects at least one volume",
+		"spec.volumes: is missing; a group protects at least one volume, or objects",
 	}},
 	{"nothing at all", minimal, "", []string{
 		"apiVersion: is missing; write farshore.dev/v1alpha1",
 		"kind: is missing; write ProtectionGroup",
 		"metadata.name: is missing",
-		"spec.volumes: is missing; a group protects at least one volume",
+		"spec.volumes: is missing; a group protects at least one volume, or objects",
 	}},
 	{"a volume without fields", ledger, ledger + "\n  - {}", []string{
 		"spec.volumes[2].capturer: is missing",

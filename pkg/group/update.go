@@ -2,13 +2,13 @@ package group
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
-	"strings"
 )
 
 // Update tells what a running process makes of a changed document: which volumes there are, how large
-// they are and which capturer serves them, the retention and the limits of the mirrors follow it at once. Settings that are read at a start keep
+// they are and which capturer serves them, which objects there are and how they are mapped, the retention and the limits of the mirrors follow it at once. Settings that are read at a start keep
 // the value of g; later names those that differ. What can't be followed by something that runs, such as
 // another UID for the same volume, is a *ProblemsError: then g stays in force as a whole.
 func (g *Group) Update(next *Group) (merged *Group, later []string, err error) {
@@ -32,12 +32,11 @@ func (g *Group) Update(next *Group) (merged *Group, later []string, err error) {
 	merged.Spec.Volumes = slices.Clone(next.Spec.Volumes)
 	merged.Spec.Recovery = next.Spec.Recovery
 	merged.Spec.Recovery.Directory = g.Spec.Recovery.Directory
-	was, is := reflect.ValueOf(merged.Spec), reflect.ValueOf(next.Spec)
-	for i := range was.NumField() {
-		name, _, _ := strings.Cut(was.Type().Field(i).Tag.Get("json"), ",")
-		if name != "volumes" {
-			later = differing("spec."+name, was.Field(i), is.Field(i), later)
-		}
+	merged.Spec.Recovery.Objects.Apply = g.Spec.Recovery.Objects.Apply
+	merged.Spec.Objects = next.Spec.Objects
+	is := maps.Collect(fieldsOf(reflect.ValueOf(next.Spec)))
+	for name, field := range fieldsOf(reflect.ValueOf(merged.Spec)) {
+		later = differing("spec."+name, field, is[name], later)
 	}
 	return merged, later, nil
 }
@@ -70,14 +69,14 @@ func (v *validator) follow(path string, old, now Volume) {
 // differing appends the paths of the fields below path in which a and b differ.
 func differing(path string, a, b reflect.Value, to []string) []string {
 	if a.Kind() != reflect.Struct {
-		if !a.Equal(b) {
+		if !reflect.DeepEqual(a.Interface(), b.Interface()) {
 			to = append(to, path)
 		}
 		return to
 	}
-	for i := range a.NumField() {
-		name, _, _ := strings.Cut(a.Type().Field(i).Tag.Get("json"), ",")
-		to = differing(path+"."+name, a.Field(i), b.Field(i), to)
+	others := maps.Collect(fieldsOf(b))
+	for name, field := range fieldsOf(a) {
+		to = differing(path+"."+name, field, others[name], to)
 	}
 	return to
 }

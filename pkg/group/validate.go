@@ -56,7 +56,11 @@ func (v *validator) group(g *Group) {
 	v.equal("kind", g.Kind, Kind)
 	v.name("metadata.name", g.Metadata.Name)
 	v.sites(g.Spec.Sites)
+	if len(g.Spec.Volumes) == 0 && g.Spec.Objects == nil {
+		v.fail("spec.volumes", "is missing; a group protects at least one volume, or objects")
+	}
 	v.volumes(g.Spec.Volumes)
+	v.objects("spec.objects", g.Spec.Objects)
 
 	j, c, b, r := g.Spec.Journal, g.Spec.Capture, g.Spec.Barriers, g.Spec.Recovery
 	inRange(v, "spec.journal.maxBytes", j.MaxBytes, 64<<20, 1<<50)
@@ -97,6 +101,7 @@ func (v *validator) group(g *Group) {
 	if r.Journal.WhenFull != FullKeepReplicating && r.Journal.WhenFull != FullKeepHistory {
 		v.fail("spec.recovery.journal.whenFull", "must be keep-replicating or keep-history, is %q", r.Journal.WhenFull)
 	}
+	v.recoveryObjects("spec.recovery.objects", r.Objects, g.Spec.Objects != nil)
 }
 
 func (v *validator) sites(s Sites) {
@@ -133,9 +138,6 @@ func (v *validator) site(path string, s Site) {
 }
 
 func (v *validator) volumes(volumes []Volume) {
-	if len(volumes) == 0 {
-		v.fail("spec.volumes", "is missing; a group protects at least one volume")
-	}
 	seen := make(map[string]string)
 	unique := func(what, path, value string) {
 		if value == "" {
