@@ -226,6 +226,11 @@ func (p *Pair) watcher(name, kubeconfig string) *Process {
 	return x
 }
 
+// Kubeconfig gives the process another kubeconfig file, from its next start on.
+func (p *Process) Kubeconfig(path string) {
+	p.env = append(p.env, "FARSHORE_KUBECONFIG="+path) // the last one counts
+}
+
 // AnotherWatcher returns one more capturer of the objects, which stands by while another is elected.
 func (p *Pair) AnotherWatcher(name, kubeconfig string) *Process {
 	return p.ended(p.watcher(name, kubeconfig))

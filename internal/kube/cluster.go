@@ -129,7 +129,7 @@ func (c *Cluster) identities() (err error) {
 func (c *Cluster) layout(bin, port, client, peer string) []*server {
 	key := c.ca.path
 	etcd := []string{
-		"--name=default", "--data-dir=" + filepath.Join(c.options.Dir, "etcd"), "--log-level=warn",
+		"--name=default", "--data-dir=" + filepath.Join(c.options.Dir, "etcd"), "--log-level=error",
 		// A killed process loses nothing without fsync; a machine that loses power would, and nobody restarts a cluster of this package then.
 		"--unsafe-no-fsync",
 		"--listen-client-urls=https://" + client, "--advertise-client-urls=https://" + client,
