@@ -165,12 +165,12 @@ fuzzing() {
 	return $status
 }
 
-# mutation: with one write in 500 left out on purpose, tests must fail; one that passes would not
-# see lost data. Every line of scripts/mutation-tests.txt is a package and a test.
+# mutation: with one write in 500 left out on purpose, or one change of an object in so many, tests must fail; one that passes would not
+# see lost data. Every line of scripts/mutation-tests.txt is a package, a test, and maybe the number.
 mutation() {
-	local package name out status=0
-	while read -r package name; do
-		out=$(FARSHORE_TEST_TAGS=mutation FARSHORE_DROP_ONE_IN=500 "$GO" test -v -count=1 -timeout 10m -tags mutation -run "^$name\$" "$package" 2>&1)
+	local package name one_in out status=0
+	while read -r package name one_in; do
+		out=$(FARSHORE_TEST_TAGS=mutation FARSHORE_DROP_ONE_IN=${one_in:-500} "$GO" test -v -count=1 -timeout 10m -tags mutation -run "^$name\$" "$package" 2>&1)
 		if grep -q -- "^--- FAIL: $name " <<<"$out"; then
 			echo "ok: $name fails, as it must: $(grep -E '^[[:space:]]+[^[:space:]]+\.go:[0-9]+: ' <<<"$out" | grep -vi -m1 ': seed' | sed 's/^[[:space:]]*//' | cut -c1-160)"
 		elif grep -q -- "^--- SKIP: $name " <<<"$out"; then

@@ -69,6 +69,9 @@ func (t *tenure) upsert(ctx context.Context, i id, o *object, was sent) error {
 		return fmt.Errorf("send %s %s/%s: %w", i.resource, i.namespace, i.name, err)
 	}
 	parts := selection.Split(raw, events.MaxRaw)
+	if dropped() {
+		parts = nil
+	}
 	var seq uint64
 	for n, part := range parts {
 		seq, err = t.sink.Append(ctx, &events.Object{
