@@ -10,9 +10,10 @@ import (
 
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/replica/objects"
 )
 
-// step is one volume's part of an Advance.
+// step is one volume's part of an Advance, or that of the objects.
 type step struct {
 	v     *volume
 	entry events.VectorEntry
@@ -20,6 +21,7 @@ type step struct {
 	legs  []Leg
 	anew  bool // what the replica holds is to be discarded first
 	iv    *interval
+	batch *objects.Batch // of the objects; nil: none is begun, or it belongs to the store
 }
 
 // Advance brings the set to commit c, which is later than the one it is at. Where the journal does
@@ -31,13 +33,6 @@ type step struct {
 // when there is room.
 func (s *Set) Advance(ctx context.Context, src Source, c *events.Commit) error {
 	return s.toward(ctx, src, c, func(steps []*step, whole bool) error {
-		defer func() {
-			for _, st := range steps {
-				if st.iv != nil {
-					st.iv.drop(&s.memory)
-				}
-			}
-		}()
 		if err := s.prepare(ctx, src, c, steps); err != nil {
 			return err
 		}
@@ -74,6 +69,7 @@ func (s *Set) toward(ctx context.Context, src Source, c *events.Commit, work fun
 	if err != nil {
 		return err
 	}
+	defer s.release(steps)
 	return work(steps, cp.Applying == nil)
 }
 
@@ -84,7 +80,7 @@ func (s *Set) promise(c *events.Commit, steps []*step) error {
 	err := s.record(func(cp *Checkpoint) {
 		cp.Applying = &target
 		for _, st := range steps {
-			if st.anew {
+			if st.anew && !st.isObjects() { // those are written beside what is held
 				cp.discard(st.v.name, st.from)
 			}
 		}
@@ -93,7 +89,7 @@ func (s *Set) promise(c *events.Commit, steps []*step) error {
 		return err
 	}
 	for _, st := range steps {
-		if st.anew {
+		if st.anew && !st.isObjects() {
 			s.reset(st.v)
 		}
 	}
@@ -110,7 +106,7 @@ func later(cp *Checkpoint, c *events.Commit) error {
 // steps locks the volumes of the commit's vector and finds the way to it for each. It returns
 // what it locked with an error, too.
 func (s *Set) steps(ctx context.Context, src Source, c *events.Commit) ([]*step, error) {
-	vector := slices.Clone(c.Vector)
+	vector := slices.Clone(Parts(c))
 	slices.SortFunc(vector, func(a, b events.VectorEntry) int { return cmp.Compare(a.Volume, b.Volume) })
 	var steps []*step
 	for i, entry := range vector {
@@ -163,6 +159,9 @@ func each(ctx context.Context, steps []*step, f func(context.Context, *step) err
 // prepare reads and verifies every interval, then makes room for all of them. It changes no content.
 func (s *Set) prepare(ctx context.Context, src Source, c *events.Commit, steps []*step) error {
 	err := each(ctx, steps, func(ctx context.Context, st *step) (err error) {
+		if st.isObjects() {
+			return s.stage(ctx, src, st, c.Token)
+		}
 		st.iv, err = s.readInterval(ctx, src, st, c.Token)
 		return err
 	})
@@ -170,6 +169,9 @@ func (s *Set) prepare(ctx context.Context, src Source, c *events.Commit, steps [
 		return fmt.Errorf("prepare barrier %d: %w", c.Token.Barrier, err)
 	}
 	err = each(ctx, steps, func(_ context.Context, st *step) error {
+		if st.isObjects() {
+			return nil // they are written already
+		}
 		if st.anew {
 			return nil // its room is taken by what is to be discarded
 		}
@@ -202,6 +204,9 @@ func (s *Set) makeRoom(st *step) error {
 // apply writes the intervals and makes them durable.
 func (s *Set) apply(ctx context.Context, src Source, c *events.Commit, steps []*step, first bool) error {
 	err := each(ctx, steps, func(ctx context.Context, st *step) error {
+		if st.isObjects() {
+			return s.keep(st)
+		}
 		if st.anew {
 			if err := s.makeRoom(st); err != nil {
 				return err
@@ -240,6 +245,13 @@ func (s *Set) finish(c *events.Commit, steps []*step) error {
 	for _, st := range steps {
 		s.reset(st.v)
 		st.v.whole = err == nil
+		switch {
+		case !st.isObjects():
+		case err == nil:
+			s.take(st, c)
+		default:
+			st.batch = nil // the file may name it
+		}
 	}
 	if err != nil {
 		return err

@@ -12,13 +12,19 @@ import (
 	"time"
 
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/replica/objects"
 )
 
 // CheckpointFile is the name of a set's checkpoint in its directory.
 const CheckpointFile = "checkpoint.json"
 
-// checkpointFormat is the version of the checkpoint's format; a newer one is refused.
-const checkpointFormat = 1
+// The versions of the checkpoint's format; a newer one is refused. An applier that knows the first one only would forget
+// where the objects are.
+const (
+	formatVolumes = 1
+	formatObjects = 2 // there are objects
+)
 
 // Commit names one commit of a group.
 type Commit struct {
@@ -57,7 +63,7 @@ const (
 	Left    VolumeState = "left"    // no longer in the commits: stays at its last one
 )
 
-// Volume is where one volume of a set stands.
+// Volume is where one volume of a set stands, or its objects.
 type Volume struct {
 	UID        string      `json:"uid"`
 	State      VolumeState `json:"state"`
@@ -68,6 +74,10 @@ type Volume struct {
 	Size       int64       `json:"size"`             // bytes
 	Time       time.Time   `json:"time"`             // source time of the event at Seq
 	Device     string      `json:"device,omitempty"` // block device; empty: a file of the set
+
+	// Of the objects, which are one more part of the set, under the name journal.Objects.
+	Log      objects.Place `json:"log,omitzero"`
+	Revision string        `json:"revision,omitempty"` // resourceVersion that was proven at Barrier
 }
 
 // Checkpoint is what a set durably holds. It is a file beside the replicas, written after their data.
@@ -147,8 +157,8 @@ func readCheckpoint(fsys FS, dir string) (Checkpoint, error) {
 	if err := json.Unmarshal(s.Checkpoint, &c); err != nil {
 		return Checkpoint{}, fmt.Errorf("read checkpoint %s: %w", name, err)
 	}
-	if c.Format > checkpointFormat {
-		return Checkpoint{}, fmt.Errorf("read checkpoint %s: format %d is newer than %d; use a newer applier", name, c.Format, checkpointFormat)
+	if c.Format > formatObjects {
+		return Checkpoint{}, fmt.Errorf("read checkpoint %s: format %d is newer than %d; use a newer applier", name, c.Format, formatObjects)
 	}
 	if c.Volumes == nil {
 		c.Volumes = make(map[string]Volume)
@@ -163,7 +173,10 @@ func readCheckpoint(fsys FS, dir string) (Checkpoint, error) {
 }
 
 func writeCheckpoint(fsys FS, dir string, c *Checkpoint) error {
-	c.Format = checkpointFormat
+	c.Format = formatVolumes
+	if _, ok := c.Volumes[journal.Objects]; ok {
+		c.Format = formatObjects
+	}
 	body, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)

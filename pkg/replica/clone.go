@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -12,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/farshore/farshore/internal/durable"
+	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/replica/objects"
 )
 
 // BaseDir returns where the group directory dir has its base: the set that replays of points start from whose
@@ -42,6 +45,16 @@ func Hold(dir string) (io.Closer, error) {
 // elsewhere the data is copied and holes stay holes. copied, which may be nil, is told of the bytes that
 // were copied. A crash leaves no checkpoint at to.
 func Clone(ctx context.Context, from, to string, copied func(bytes int64)) error {
+	return clone(ctx, from, to, copied, func(string) bool { return true })
+}
+
+// CloneObjects is Clone for the objects alone. What it makes is a set that has no volumes, and is good for no commit that
+// has some.
+func CloneObjects(ctx context.Context, from, to string, copied func(bytes int64)) error {
+	return clone(ctx, from, to, copied, func(part string) bool { return part == journal.Objects })
+}
+
+func clone(ctx context.Context, from, to string, copied func(bytes int64), wanted func(part string) bool) error {
 	cp, err := ReadCheckpoint(from)
 	if err != nil {
 		return fmt.Errorf("clone set %s: %w", from, err)
@@ -50,9 +63,16 @@ func Clone(ctx context.Context, from, to string, copied func(bytes int64)) error
 		return fmt.Errorf("clone set to %s: %w", to, err)
 	}
 	cp.Replica = uuid.NewString()
+	maps.DeleteFunc(cp.Volumes, func(part string, _ Volume) bool { return !wanted(part) })
 	for name, v := range cp.Volumes {
 		if v.Seq == 0 {
 			continue // blank: there is no replica yet
+		}
+		if name == journal.Objects {
+			if err := cloneObjects(ctx, from, to, v.Log, copied); err != nil {
+				return fmt.Errorf("clone objects: %w", err)
+			}
+			continue
 		}
 		source := VolumePath(from, name)
 		if v.Device != "" {
@@ -70,6 +90,21 @@ func Clone(ctx context.Context, from, to string, copied func(bytes int64)) error
 		}
 	}
 	return writeCheckpoint(OS{}, to, &cp)
+}
+
+// cloneObjects copies what counts of the log of the objects.
+func cloneObjects(ctx context.Context, from, to string, log objects.Place, copied func(int64)) error {
+	if log.File == "" {
+		return nil // there are none
+	}
+	if err := (OS{}).MkdirAll(filepath.Join(to, objectsDir)); err != nil {
+		return err
+	}
+	target := filepath.Join(to, objectsDir, log.File)
+	if err := cloneFile(ctx, filepath.Join(from, objectsDir, log.File), target, log.Length, copied); err != nil {
+		return err
+	}
+	return (OS{}).SyncDir(filepath.Dir(target))
 }
 
 func cloneFile(ctx context.Context, source, target string, size int64, copied func(int64)) (err error) {

@@ -41,6 +41,7 @@ func journey(t testing.TB, seed uint64) (*replicatest.History, *replicatest.Memo
 		}
 	}
 	commit := func() { _, err := h.Commit(""); must(err) }
+	open := func() { _, err := h.Sink(journal.Objects, h.Epoch(journal.Objects)); must(err) }
 	must(h.Add("a", 64<<10, false))
 	must(h.Add("b", 96<<10, false))
 	must(h.Frame("a", 3))
@@ -52,7 +53,11 @@ func journey(t testing.TB, seed uint64) (*replicatest.History, *replicatest.Memo
 	must(h.Frame("a", 8))
 	must(h.Frame("b", 4))
 	must(h.Hash("a", 0, 64<<10))
+	open()
+	must(h.Change(12))
+	h.Join(journal.Objects)
 	commit()
+	must(h.Change(12))
 	must(h.Resize("a", 80<<10))
 	must(h.Frame("a", 8))
 	must(h.Add("c", 32<<10, false))
@@ -63,9 +68,13 @@ func journey(t testing.TB, seed uint64) (*replicatest.History, *replicatest.Memo
 	must(err)
 	must(h.Frame("b", 5))
 	must(h.Frame("c", 5))
+	open()
+	must(h.Change(12))
 	h.Leave("a")
 	commit()
 	must(h.Frame("c", 5))
+	must(h.Change(12))
+	h.Leave(journal.Objects)
 	commit()
 	generations(t, h)
 	return h, m
@@ -84,7 +93,12 @@ func generations(t testing.TB, h *replicatest.History) {
 	commit := func() *events.Commit { c, err := h.Commit(""); must(err); return c }
 	must(h.Frame("b", 5)) // is lost
 	must(h.Renew("b", h.Commits[4]))
+	must(h.Change(12))
+	h.Join(journal.Objects)
 	commit()
+	must(h.Change(4)) // is lost
+	must(h.RenewObjects(h.Commits[5]))
+	must(h.Change(4))
 	must(h.Frame("b", 5))
 	on := commit()
 	must(h.Frame("b", 5))
@@ -92,6 +106,8 @@ func generations(t testing.TB, h *replicatest.History) {
 	must(h.Resize("b", 112<<10))
 	must(h.Frame("b", 5))
 	must(h.Renew("c", nil))
+	must(h.RenewObjects(nil))
+	must(h.Change(4))
 	must(h.Frame("c", 5))
 	must(h.Frame("a", 5)) // while it was no member
 	must(h.Renew("a", h.Commits[2]))
@@ -110,7 +126,23 @@ func generations(t testing.TB, h *replicatest.History) {
 const setDir = "/dr/g"
 
 func openSet(m *replicatest.Machine) (*replica.Set, error) {
-	return replica.Open(setDir, replica.Options{Group: "g", FS: m, OpenTarget: m.OpenTarget, Memory: 16 << 10})
+	return replica.Open(setDir, replica.Options{Group: "g", FS: m, OpenTarget: m.OpenTarget, Memory: 16 << 10, ObjectsSlack: 512})
+}
+
+// sameObjects fails unless the set has exactly the objects of the checkpoint's commit, and says which those are. They are there
+// while the set is being advanced, too.
+func sameObjects(t *testing.T, m *replicatest.Machine, h *replicatest.History, set *replica.Set) {
+	t.Helper()
+	cp := set.Checkpoint()
+	want := h.ObjectsAt(cp.Commit.Barrier)
+	if want == nil || m.Dead() {
+		return
+	}
+	v := set.Objects()
+	if c := h.Commits[cp.Commit.Barrier-1]; v == nil || v.Point() != replica.PointOf(replica.CommitOf(c)) || v.Revision() != c.Revision {
+		t.Fatalf("the objects are of another commit than barrier %d\nsteps: %v", cp.Commit.Barrier, m.Last())
+	}
+	replicatest.SameObjects(t, v, want)
 }
 
 // same fails unless the machine holds every member of the checkpoint's commit byte for byte.
@@ -153,6 +185,7 @@ func travel(t *testing.T, m *replicatest.Machine, h *replicatest.History, src re
 			t.Fatalf("the checkpoint went back from barrier %d to %d", before, cp.Commit.Barrier)
 		}
 		before = cp.Commit.Barrier
+		sameObjects(t, m, h, set)
 		if cp.Applying == nil {
 			same(t, m, h, cp)
 			if before == last {
@@ -235,6 +268,7 @@ func TestEveryStepOfSeedAndFillFails(t *testing.T) {
 		if err := set.Fill(t.Context(), src, target); err != nil {
 			return err
 		}
+		sameObjects(t, m, h, set)
 		same(t, m, h, set.Checkpoint())
 		return nil
 	}

@@ -53,13 +53,16 @@ func (f *Follower) advance(ctx context.Context) (*events.Commit, error) {
 func (f *Follower) advanced(ctx context.Context, c *events.Commit) {
 	f.timeline.applied(c.Token.Barrier)
 	f.metrics.appliedCommits.Add(ctx, 1, f.metrics.of(""))
-	for _, e := range c.Vector {
+	for _, e := range Parts(c) {
 		f.heal(f.id(e), e.Position.Seq)
 	}
 	f.mu.Lock()
 	f.single = false
 	f.mu.Unlock()
 	f.succeeded("apply")
+	if c.Objects != nil {
+		f.tellObjects()
+	}
 	f.log.Debug("advanced", "barrier", c.Token.Barrier, "time", c.Time)
 }
 
@@ -119,7 +122,7 @@ func (f *Follower) candidate(cp *Checkpoint, overDamage bool) *events.Commit {
 // that is. Damage that is known counts as not being there, unless it's time to look at it again. A commit that a
 // replica can't get to, since its history went on from somewhere else, is passed over.
 func (f *Follower) reach(cp *Checkpoint, c *events.Commit, overDamage bool) (bytes float64, ok bool) {
-	for _, e := range c.Vector {
+	for _, e := range Parts(c) {
 		at := cp.Volumes[e.Volume]
 		if f.heldBack(e) || f.view.branched(f.group, e.Volume, e.Position) {
 			return 0, false

@@ -176,6 +176,9 @@ func (f *Follower) Run(ctx context.Context) (err error) {
 	if err := f.discover(ctx); err != nil {
 		return err
 	}
+	if f.set.Checkpoint().Volumes[journal.Objects].State == Member {
+		f.tellObjects()
+	}
 	f.mirrors = NewMirrors(f.o.Site)
 	defer f.mirrors.Close()
 	g, ctx := errgroup.WithContext(ctx)
@@ -248,6 +251,9 @@ func (f *Follower) open(ctx context.Context) (*Set, error) {
 		},
 		Mismatch: func(volume string, at events.Position, region Extent) { f.noteMismatch(ctx, volume, at, region) },
 		Equal:    f.noteEqual,
+		Objects: func(changed uint64) {
+			f.metrics.appliedObjects.Add(context.WithoutCancel(ctx), int64(changed), f.metrics.of(""))
+		},
 	}
 	told := false
 	for {

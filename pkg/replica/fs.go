@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/farshore/farshore/internal/durable"
+	"github.com/farshore/farshore/pkg/replica/objects"
 )
 
 // FS is what a Set needs of a file system for its own files, step by step, so that a test can fail
@@ -26,6 +27,9 @@ type FS interface {
 	SyncDir(dir string) error
 	// Lock takes an exclusive lock that ends with the process, or fails with ErrLocked.
 	Lock(name string) (io.Closer, error)
+
+	// The objects' log.
+	objects.FS
 }
 
 // OS is the real FS.
@@ -50,6 +54,28 @@ func (OS) Rename(oldName, newName string) error { return os.Rename(oldName, newN
 
 // SyncDir implements FS.
 func (OS) SyncDir(dir string) error { return durable.Sync(dir) }
+
+// List implements FS.
+func (OS) List(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, err
+}
+
+// OpenLog implements FS.
+func (OS) OpenLog(name string, blank bool) (objects.File, error) {
+	flags := os.O_RDWR
+	if blank {
+		flags |= os.O_CREATE | os.O_TRUNC
+	}
+	return os.OpenFile(name, flags, 0o640)
+}
+
+// Remove implements FS.
+func (OS) Remove(name string) error { return os.Remove(name) }
 
 // Lock implements FS.
 func (OS) Lock(name string) (io.Closer, error) { return durable.Lock(name, false, ErrLocked) }

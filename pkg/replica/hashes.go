@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/repair"
 )
 
@@ -20,6 +21,9 @@ const lockPoll = 2 * time.Millisecond
 // repair.ErrGone says that it stands elsewhere, repair.ErrRefused that the range is none, repair.ErrBusy that the
 // volume was being worked on until ctx ended, or has to be made whole first.
 func (s *Set) Hashes(ctx context.Context, name string, base events.Base, off, length int64) ([][32]byte, error) {
+	if name == journal.Objects {
+		return nil, fmt.Errorf("%w: objects have none", repair.ErrRefused)
+	}
 	v := s.volume(name)
 	for !v.mu.TryLock() {
 		if !sleep(ctx, lockPoll) {

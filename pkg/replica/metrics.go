@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/farshore/farshore/pkg/group"
+	"github.com/farshore/farshore/pkg/journal"
 )
 
 // instruments are what a Follower measures.
@@ -19,7 +20,9 @@ type instruments struct {
 	rpo, transit, replaySeconds, captureSeconds, offset, pointTime metric.Float64Gauge
 	replayBytes, replayMessages, captureBytes                      metric.Int64Gauge
 	journalBytes, journalLimit                                     metric.Int64Gauge
+	objectsStored                                                  metric.Int64Gauge
 	appliedBytes, appliedCommits, mismatches, mends                metric.Int64Counter
+	appliedObjects                                                 metric.Int64Counter
 }
 
 // What was mended, as metrics name it.
@@ -58,6 +61,7 @@ func newInstruments(m metric.Meter, groupName string) (*instruments, error) {
 		{&i.replayMessages, "farshore.replay.debt.messages", "{message}", "stored at the DR site, not applied yet"},
 		{&i.journalBytes, "farshore.mirrors.bytes", "By", "used by the mirrors of the group's streams at the DR site"},
 		{&i.journalLimit, "farshore.mirrors.limit", "By", "what they may use, spec.recovery.journal.maxBytes; 0: no limit"},
+		{&i.objectsStored, "farshore.objects.stored", "{object}", "Kubernetes objects in the durable copy at the DR site"},
 		{&i.captureBytes, "farshore.capture.debt.bytes", "By", "acknowledged to the application, not yet stored in the journal"},
 	} {
 		var err error
@@ -71,6 +75,7 @@ func newInstruments(m metric.Meter, groupName string) (*instruments, error) {
 	}{
 		{&i.appliedBytes, "farshore.applied.bytes", "By", "bytes written to replicas"},
 		{&i.appliedCommits, "farshore.applied.commits", "{commit}", "commits that the replicas were advanced to"},
+		{&i.appliedObjects, "farshore.applied.objects", "{change}", "changes of Kubernetes objects taken into the durable copy"},
 		{&i.mends, "farshore.mends", "{mend}", "what was asked for to mend a history, by kind: hole, loss or region"},
 		{&i.mismatches, "farshore.region.mismatches", "{region}", "regions that differed from the hash in the journal"},
 	} {
@@ -80,6 +85,7 @@ func newInstruments(m metric.Meter, groupName string) (*instruments, error) {
 		}
 	}
 	i.appliedCommits.Add(context.Background(), 0, i.of(""))
+	i.appliedObjects.Add(context.Background(), 0, i.of(""))
 	return i, nil
 }
 
@@ -114,21 +120,32 @@ func (i *instruments) show(ctx context.Context, s *group.Status) {
 	if p := s.RecoveryPoint; p != nil {
 		i.pointTime.Record(ctx, float64(p.Time.UnixNano())/float64(time.Second), of)
 	}
+	o := s.Objects
+	if o == nil {
+		o = new(group.ObjectsStatus)
+	}
+	i.objectsStored.Record(ctx, int64(o.Count), of)
+	i.lags(ctx, &o.Lags, i.of(journal.Objects))
 	for _, v := range s.Volumes {
 		of := i.of(v.Name)
-		if l := v.Lags.TransitLagSeconds; l != nil {
-			i.transit.Record(ctx, *l, of)
-		}
-		if d := v.Lags.ReplayDebt; d != nil {
-			i.replaySeconds.Record(ctx, d.Seconds, of)
-			i.replayBytes.Record(ctx, int64(d.Bytes), of)
-			i.replayMessages.Record(ctx, int64(d.Messages), of)
-		}
-		if d := v.Lags.CaptureDebt; d != nil {
-			i.captureSeconds.Record(ctx, d.Seconds, of)
-			i.captureBytes.Record(ctx, int64(d.Bytes), of)
-		}
+		i.lags(ctx, &v.Lags, of)
 		i.mismatches.Add(ctx, 0, of)
 		i.appliedBytes.Add(ctx, 0, of)
+	}
+}
+
+// lags measures the lags of a part.
+func (i *instruments) lags(ctx context.Context, l *group.Lags, of metric.MeasurementOption) {
+	if l := l.TransitLagSeconds; l != nil {
+		i.transit.Record(ctx, *l, of)
+	}
+	if d := l.ReplayDebt; d != nil {
+		i.replaySeconds.Record(ctx, d.Seconds, of)
+		i.replayBytes.Record(ctx, int64(d.Bytes), of)
+		i.replayMessages.Record(ctx, int64(d.Messages), of)
+	}
+	if d := l.CaptureDebt; d != nil {
+		i.captureSeconds.Record(ctx, d.Seconds, of)
+		i.captureBytes.Record(ctx, int64(d.Bytes), of)
 	}
 }

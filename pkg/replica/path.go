@@ -119,7 +119,7 @@ type walk struct {
 }
 
 func (s *Set) walk(src Source, name string, from Volume, legs []Leg, token events.Token) *walk {
-	return &walk{set: s, src: src, name: name, legs: legs, token: token, check: verifier{at: from}}
+	return &walk{set: s, src: src, name: name, legs: legs, token: token, check: verifier{at: from, objects: name == journal.Objects}}
 }
 
 // done tells that the path is walked to its end.

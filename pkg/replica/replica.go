@@ -1,4 +1,4 @@
-// Package replica rebuilds a group's volumes at the recovery site.
+// Package replica rebuilds a group's volumes at the recovery site, and keeps its Kubernetes objects.
 //
 // A Set is the replicas of one group at one vector: Advance brings all of them from the commit they
 // are at to a later one. It prepares, then applies: every stream's interval is read, verified and
@@ -6,7 +6,8 @@
 // parallel over volumes and made durable; the checkpoint follows the data. What a crash leaves is
 // either the old commit, or a set that says which commit it was being advanced to: the next Advance
 // writes that interval again, which gives the same bytes, since operations are idempotent in order.
-// A set is never rewound, never skips an event, and never claims a commit it does not hold.
+// A set is never rewound, never skips an event, and never claims a commit it does not hold. The objects
+// are one more part of a set (pkg/replica/objects): the checkpoint advances them and the volumes at once.
 //
 // A Follower is a daemon around one Set: it follows the mirrors of a group at the recovery site,
 // keeps a base behind them, trims what the retention no longer needs and tells how far behind it is.
@@ -83,14 +84,14 @@ var ErrForeign = errors.New("replica and history do not belong together")
 // ErrRewind says that a set was asked to go to a state before the one it holds.
 var ErrRewind = errors.New("a replica is never rewound")
 
-// VolumeError tells which volume an error is about.
+// VolumeError tells which volume an error is about, or that it is about the objects.
 type VolumeError struct {
-	Volume string
+	Volume string // or journal.Objects
 	Err    error
 }
 
 // Error implements error.
-func (e *VolumeError) Error() string { return fmt.Sprintf("volume %s: %v", e.Volume, e.Err) }
+func (e *VolumeError) Error() string { return fmt.Sprintf("%s: %v", partName(e.Volume), e.Err) }
 
 // Unwrap returns the error itself.
 func (e *VolumeError) Unwrap() error { return e.Err }

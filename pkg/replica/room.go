@@ -57,7 +57,7 @@ func (f *Follower) measureRoom(r *room) {
 	ends := make(map[string]uint64)
 	for id, m := range f.view.mirrors {
 		r.bytes += m.Bytes()
-		if id.Generation != f.view.newest[id.Part] || id.Part == journal.Control || id.Part == journal.Objects {
+		if id.Generation != f.view.newest[id.Part] || id.Part == journal.Control {
 			continue
 		}
 		ends[id.Part] = m.Last()
@@ -88,8 +88,8 @@ func (f *Follower) makeRoom(ctx context.Context, r *room) {
 	if full && policy == group.FullKeepHistory {
 		f.pauseNoisiest(r)
 	}
-	for _, volume := range slices.Sorted(maps.Keys(r.paused)) {
-		f.keepPaused(ctx, r, volume, full && policy == group.FullKeepHistory)
+	for _, part := range slices.Sorted(maps.Keys(r.paused)) {
+		f.keepPaused(ctx, r, part, full && policy == group.FullKeepHistory)
 	}
 }
 
@@ -135,32 +135,32 @@ func (f *Follower) pauseNoisiest(r *room) {
 		return
 	}
 	r.paused[noisiest] = true
-	f.log.Warn("the mirrors are full: pausing the one that grows most", "volume", noisiest, "bytes", r.bytes, "limit", r.limit)
+	f.log.Warn("the mirrors are full: pausing the one that grows most", "part", noisiest, "bytes", r.bytes, "limit", r.limit)
 }
 
 // keepPaused renews a pause while it is wanted, and ends it.
-func (f *Follower) keepPaused(ctx context.Context, r *room, volume string, wanted bool) {
+func (f *Follower) keepPaused(ctx context.Context, r *room, part string, wanted bool) {
 	attempt, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()
 	f.mu.Lock()
-	generation := f.view.newest[volume]
+	generation := f.view.newest[part]
 	f.mu.Unlock()
 	until := time.Time{}
 	if wanted {
 		until = time.Now().Add(pauseTimes * f.o.RoomEvery)
 	}
-	err := repair.CaptureOf(f.o.Site.Conn(), f.group, volume).Pause(attempt, generation, until)
-	message := fmt.Sprintf("the mirrors are full: that of volume %s is paused until there is room; no recovery points come in meanwhile", volume)
+	err := repair.CaptureOf(f.o.Site.Conn(), f.group, part).Pause(attempt, generation, until)
+	message := fmt.Sprintf("the mirrors are full: that of %s is paused until there is room; no recovery points come in meanwhile", partName(part))
 	switch {
 	case err != nil && wanted:
-		message = fmt.Sprintf("the mirrors are full, and that of volume %s can't be paused: %v", volume, err)
+		message = fmt.Sprintf("the mirrors are full, and that of %s can't be paused: %v", partName(part), err)
 	case err != nil: // it ends by itself
-		f.log.Warn("a pause was not ended and runs out", "volume", volume, "error", err)
+		f.log.Warn("a pause was not ended and runs out", "part", part, "error", err)
 	}
 	if !wanted {
 		message = ""
-		delete(r.paused, volume)
-		f.log.Info("a mirror goes on: there is room", "volume", volume)
+		delete(r.paused, part)
+		f.log.Info("a mirror goes on: there is room", "part", part)
 	}
-	f.trouble(group.ConditionJournal, "pause of "+volume, message)
+	f.trouble(group.ConditionJournal, "pause of "+part, message)
 }

@@ -74,6 +74,12 @@ func (s *Set) Fill(ctx context.Context, src Source, c *events.Commit) error {
 			return err
 		}
 		err := each(ctx, steps, func(ctx context.Context, st *step) error {
+			if st.isObjects() {
+				if err := s.stage(ctx, src, st, c.Token); err != nil {
+					return err
+				}
+				return s.keep(st)
+			}
 			if err := s.stream(ctx, src, st.v, st.legs, until{at: st.entry.Position, token: c.Token}); err != nil {
 				s.reset(st.v)
 				return err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/replica/objects"
 )
 
 // DefaultMemory is Options.Memory where that is 0.
@@ -45,6 +46,9 @@ type Options struct {
 	// exceeds it is read twice. 0 means DefaultMemory.
 	Memory int64
 
+	// ObjectsSlack is objects.Options.Slack of the objects' store.
+	ObjectsSlack int64
+
 	FS         FS                               // nil: OS
 	OpenTarget func(TargetSpec) (Target, error) // nil: OpenFile and OpenDevice
 	Hooks      Hooks
@@ -63,6 +67,8 @@ type Hooks struct {
 	// Equal is called for a range that holds what the source does, in the order of the stream: it was written, or
 	// compared with its hash.
 	Equal func(volume string, region Extent)
+	// Objects is called with how many objects were changed by what is in the checkpoint now.
+	Objects func(changed uint64)
 }
 
 func (h *Hooks) read(volume string, m journal.Message) {
@@ -106,9 +112,10 @@ type Set struct {
 	cp      Checkpoint // as the file has it
 	unsure  bool       // the file may have a later one instead: writing it failed
 	volumes map[string]*volume
+	store   *objects.Store // nil: not opened, there are no objects yet
 }
 
-// volume is one volume of a set.
+// volume is one volume of a set, or, without a target, its objects.
 type volume struct {
 	name string
 
@@ -180,6 +187,9 @@ func (s *Set) load() error {
 			v = s.blank(name)
 		}
 		s.volumes[name] = &volume{name: name, now: v}
+	}
+	if _, ok := cp.Volumes[journal.Objects]; ok {
+		return s.openObjects()
 	}
 	return nil
 }

@@ -87,6 +87,8 @@ func (f *Follower) status(ctx context.Context) *group.Status {
 			s.Volumes = append(s.Volumes, f.volumeStatus(streams[part], tails, &cp, primary))
 		}
 	}
+	m, mirrored := streams[journal.Objects]
+	s.Objects = f.objectsStatus(m, mirrored, tails, &cp, primary)
 	if tail, ok := tails[journal.Control]; ok && tail.Messages > 0 {
 		s.Lags.TransitLagSeconds = seconds(primary.Sub(tail.Header.Time))
 	}
@@ -98,7 +100,8 @@ func (f *Follower) status(ctx context.Context) *group.Status {
 // points tells the commits that the group is at and could be at.
 func (f *Follower) points(s *group.Status, cp *Checkpoint, primary time.Time) {
 	point := func(c *Commit) *group.Point {
-		return &group.Point{Barrier: c.Barrier, Time: c.Time, Kind: c.Kind, Label: c.Label}
+		p := PointOf(*c)
+		return &p
 	}
 	if cp.Commit.Barrier > 0 {
 		s.Applied = point(&cp.Commit)
@@ -216,14 +219,19 @@ func sum(s *group.Status) {
 		(*to).Bytes += d.Bytes
 		(*to).Messages += d.Messages
 	}
-	for i := range s.Volumes {
-		l := &s.Volumes[i].Lags
-		if t := l.TransitLagSeconds; t != nil && s.Volumes[i].State != string(Left) &&
+	part := func(state string, l *group.Lags) {
+		if t := l.TransitLagSeconds; t != nil && state != string(Left) &&
 			(s.Lags.TransitLagSeconds == nil || *t > *s.Lags.TransitLagSeconds) {
 			s.Lags.TransitLagSeconds = t
 		}
 		add(&s.Lags.ReplayDebt, l.ReplayDebt)
 		add(&s.Lags.CaptureDebt, l.CaptureDebt)
+	}
+	for i := range s.Volumes {
+		part(s.Volumes[i].State, &s.Volumes[i].Lags)
+	}
+	if s.Objects != nil {
+		part(s.Objects.State, &s.Objects.Lags)
 	}
 	if s.Volumes == nil {
 		s.Volumes = []group.VolumeStatus{}
@@ -249,6 +257,7 @@ func (f *Follower) conditions(s *group.Status, streams map[string]seen, cp *Chec
 			problems[group.ConditionVerified] = append(problems[group.ConditionVerified], tellMismatches(v.Name, open, newest))
 		}
 	}
+	objectsProblems(s.Objects, problems)
 	if len(s.MissingVotes) > 0 {
 		problems[group.ConditionBarriers] = []string{"the last barrier lacked the votes of " + strings.Join(s.MissingVotes, ", ")}
 	}
@@ -315,7 +324,7 @@ func phase(s *group.Status, problems map[string][]string) group.Phase {
 		return group.PhaseStopped
 	case s.Applied != nil:
 		return group.PhaseFollowing
-	case len(s.Volumes) > 0:
+	case len(s.Volumes) > 0, s.Objects != nil:
 		return group.PhaseSeeding
 	}
 	return group.PhaseStarting

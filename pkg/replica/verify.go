@@ -11,6 +11,7 @@ import (
 // verifier proves that events continue what a replica holds, one after the other. What it refuses
 // is named by stream and sequence: a *journal.GapError, *journal.EpochError or *events.MessageError.
 type verifier struct {
+	objects    bool // of an objects stream; what its events hold a batch verifies
 	stream     string
 	generation uint32 // of stream
 	at         Volume // after the last event
@@ -23,7 +24,7 @@ var (
 	errBase     = errors.New("the history continues from a base that this replica does not hold")
 	errBlank    = errors.New("the history begins with a blank volume, and the replica is none")
 	errNotAMark = errors.New("a commit names this event as its mark, and it is none of this barrier")
-	errKind     = errors.New("this kind of event has no place in a volume's stream")
+	errKind     = errors.New("this kind of event has no place in this stream")
 )
 
 // enter goes on with a stream of a generation: the one that at is in, or one that begins there.
@@ -66,6 +67,10 @@ func (v *verifier) event(m journal.Message) error {
 	switch e := m.Event.(type) {
 	case *events.Epoch:
 		return v.tenure(e)
+	case *events.Object, *events.Listed:
+		if !v.objects {
+			return fmt.Errorf("%w: %s", errKind, m.Event.Kind())
+		}
 	case *events.Frame:
 		for _, op := range e.Ops {
 			if err := inside(op.Offset, op.Length, v.at.Size); err != nil {
@@ -83,7 +88,7 @@ func (v *verifier) event(m journal.Message) error {
 		v.at.Size = e.New
 	case *events.Mark, *events.PassDone, *events.Heartbeat:
 	default:
-		return fmt.Errorf("%w: %d", errKind, m.Event.Kind())
+		return fmt.Errorf("%w: %s", errKind, m.Event.Kind())
 	}
 	return nil
 }

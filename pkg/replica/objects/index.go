@@ -1,7 +1,9 @@
 package objects
 
 import (
+	"cmp"
 	"maps"
+	"slices"
 
 	"github.com/farshore/farshore/pkg/events"
 )
@@ -99,13 +101,17 @@ func (d *draft) deleted(k kind, n name, uid string) {
 	}
 }
 
-// listed drops every object of a kind that isn't among those that exist.
-func (d *draft) listed(k kind, exist map[name]string) {
+// missing returns the objects of a kind that aren't among those that exist, ordered.
+func (d *draft) missing(k kind, exist map[name]string) (gone []Entry) {
 	for n, o := range d.kinds[k] {
 		if uid, ok := exist[n]; !ok || !same(o.uid, uid) {
-			d.drop(k, n)
+			gone = append(gone, entry(k, n, o))
 		}
 	}
+	slices.SortFunc(gone, func(a, b Entry) int {
+		return cmp.Or(cmp.Compare(a.Key.Namespace, b.Key.Namespace), cmp.Compare(a.Key.Name, b.Key.Name))
+	})
+	return gone
 }
 
 func same(a, b string) bool { return a == b || a == "" || b == "" }

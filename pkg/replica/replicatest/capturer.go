@@ -132,6 +132,20 @@ func (r *Rig) RenewOn(volume string, c *events.Commit) {
 	r.must(r.Resend(volume, c))
 }
 
+// RenewObjectsOn begins a new generation of the objects on their state at a commit, or, with nil, on none.
+func (r *Rig) RenewObjectsOn(c *events.Commit) {
+	r.t.Helper()
+	r.StopWriter(journal.Objects)
+	r.Renewed(journal.Objects)
+	r.objects.forget()
+	r.open(journal.Objects, func(uint64) *events.Epoch {
+		e := r.Epoch(journal.Objects)
+		e.Base = objectsBase(c)
+		return e
+	})
+	r.must(r.ResendObjects(c != nil))
+}
+
 // RenewControl begins a new generation of the control stream.
 func (r *Rig) RenewControl(base *events.Base) {
 	r.t.Helper()

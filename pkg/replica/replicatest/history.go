@@ -27,7 +27,10 @@ type History struct {
 	// Sink stores an event of a volume and returns its sequence.
 	Sink func(volume string, e events.Event) (uint64, error)
 
-	mu      sync.Mutex // guards Commits and States
+	mu        sync.Mutex // guards Commits, States and objectsAt
+	objects   *churn
+	objectsAt []Objects // what the objects are at each commit
+
 	rand    *rand.Rand
 	volumes map[string][]byte
 	member  map[string]bool
@@ -41,7 +44,7 @@ type History struct {
 func NewHistory(group string, seed uint64, sink func(volume string, e events.Event) (uint64, error)) *History {
 	return &History{
 		Group: group, Sink: sink, rand: rand.New(rand.NewPCG(seed, 7)), volumes: make(map[string][]byte),
-		member: make(map[string]bool), renewed: make(map[string]uint32), uids: make(map[string]string), clock: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		objects: newChurn(seed), member: make(map[string]bool), renewed: make(map[string]uint32), uids: make(map[string]string), clock: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
 }
 
@@ -71,6 +74,9 @@ func UID(volume string) string { return "uid-" + volume }
 
 // UID returns the identity that a volume has now.
 func (h *History) UID(volume string) string {
+	if volume == journal.Objects {
+		return ""
+	}
 	if uid := h.uids[volume]; uid != "" {
 		return uid
 	}
@@ -79,6 +85,9 @@ func (h *History) UID(volume string) string {
 
 // Epoch returns the event that opens a writer's tenure of a volume.
 func (h *History) Epoch(volume string) *events.Epoch {
+	if volume == journal.Objects {
+		return &events.Epoch{Writer: fmt.Sprintf("writer-%d", h.rand.Uint32())}
+	}
 	return &events.Epoch{Writer: fmt.Sprintf("writer-%d", h.rand.Uint32()), UID: h.UID(volume), Size: int64(len(h.volumes[volume])), BlockSize: 512}
 }
 
@@ -153,7 +162,7 @@ func (h *History) Add(volume string, size int64, opened bool) error {
 	return err
 }
 
-// Join makes a volume a member from the next commit on.
+// Join makes a volume, or journal.Objects, a member from the next commit on.
 func (h *History) Join(volume string) { h.member[volume] = true }
 
 // Leave takes a volume out of the commits.
@@ -254,18 +263,27 @@ func (h *History) Commit(label string) (*events.Commit, error) {
 	if label != "" {
 		c.Type = events.Labeled
 	}
-	state := make(map[string][]byte)
+	state, objects := make(map[string][]byte), Objects(nil)
 	for _, volume := range slices.Sorted(maps.Keys(h.member)) {
-		seq, err := h.Sink(volume, &events.Mark{Token: c.Token})
+		mark := &events.Mark{Token: c.Token}
+		if volume == journal.Objects {
+			c.Revision = fmt.Sprint(h.objects.revision)
+			mark.Revision = c.Revision
+		}
+		seq, err := h.Sink(volume, mark)
 		if err != nil {
 			return nil, err
+		}
+		if volume == journal.Objects {
+			c.Objects, objects = &events.Position{Generation: h.ID(volume).Generation, Seq: seq}, h.objects.clone()
+			continue
 		}
 		c.Vector = append(c.Vector, events.VectorEntry{Volume: volume, Position: events.Position{Generation: h.ID(volume).Generation, Seq: seq}})
 		state[volume] = slices.Clone(h.volumes[volume])
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.Commits, h.States = append(h.Commits, c), append(h.States, state)
+	h.Commits, h.States, h.objectsAt = append(h.Commits, c), append(h.States, state), append(h.objectsAt, objects)
 	return c, nil
 }
 
@@ -275,7 +293,7 @@ func (h *History) PassBarrier() {
 	defer h.mu.Unlock()
 	h.barrier++
 	h.clock = h.clock.Add(time.Second)
-	h.Commits, h.States = append(h.Commits, nil), append(h.States, nil)
+	h.Commits, h.States, h.objectsAt = append(h.Commits, nil), append(h.States, nil), append(h.objectsAt, nil)
 }
 
 // State returns what the volumes hold at a barrier.

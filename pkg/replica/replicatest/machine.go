@@ -45,6 +45,8 @@ type inode struct {
 	content []byte
 	synced  []byte
 	whole   bool // content is durable
+
+	log *logFile // of a file that is written in place, instead
 }
 
 // disk is one replica: what is durable, and what was done since.
@@ -144,6 +146,10 @@ func (m *Machine) Reboot() {
 		}
 	}
 	for _, n := range left {
+		if n.log != nil {
+			n.log.crash(m.rand)
+			continue
+		}
 		if !n.whole {
 			switch m.rand.IntN(4) {
 			case 0:

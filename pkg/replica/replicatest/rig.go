@@ -3,9 +3,11 @@ package replicatest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,9 +16,10 @@ import (
 	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/journal/journaltest"
 	"github.com/farshore/farshore/pkg/replica"
+	"github.com/farshore/farshore/pkg/replica/objects"
 )
 
-// Rig is a history on real brokers: both sites, a writer for each volume and for the control stream.
+// Rig is a history on real brokers: both sites, a writer for each volume, for the objects and for the control stream.
 type Rig struct {
 	*History
 	Pair      *journaltest.Pair
@@ -25,6 +28,7 @@ type Rig struct {
 	t       testing.TB
 	dir     string
 	writers map[string]*writer
+	view    atomic.Pointer[objects.View] // the newest that a follower told of
 }
 
 type writer struct {
@@ -74,7 +78,17 @@ func (r *Rig) Volume(name string, size int64) {
 	r.Reopen(name)
 }
 
-// Reopen lets a new writer take a volume's stream over.
+// Objects opens the stream of the group's objects, or lets a new writer take it over, and makes them part of the commits.
+func (r *Rig) Objects() {
+	r.t.Helper()
+	r.Reopen(journal.Objects)
+	r.Join(journal.Objects)
+}
+
+// View returns the newest objects that a follower told of; nil: none.
+func (r *Rig) View() *objects.View { return r.view.Load() }
+
+// Reopen lets a new writer take a volume's stream over, or that of the objects.
 func (r *Rig) Reopen(name string) {
 	r.t.Helper()
 	r.StopWriter(name)
@@ -125,7 +139,7 @@ func (r *Rig) Cut(label string) *events.Commit {
 	r.t.Helper()
 	c, err := r.Commit(label)
 	r.must(err)
-	for _, e := range c.Vector {
+	for _, e := range replica.Parts(c) {
 		r.must(r.writers[e.Volume].WaitStored(r.t.Context(), e.Position.Seq))
 	}
 	r.Publish(c)
@@ -147,6 +161,10 @@ func (r *Rig) Fill(commits, frames int, volumes ...string) (last *events.Commit)
 	for range commits {
 		for _, v := range volumes {
 			for range frames {
+				if v == journal.Objects {
+					r.must(r.Change(4))
+					continue
+				}
 				r.must(r.Frame(v, 8))
 			}
 		}
@@ -186,7 +204,7 @@ func (r *Rig) Follower(change func(*replica.FollowerOptions)) *replica.Follower 
 func (r *Rig) follow(change func(*replica.FollowerOptions)) (f *replica.Follower, stop func()) {
 	r.t.Helper()
 	ready := make(chan struct{})
-	o := replica.FollowerOptions{Site: r.Pair.DR, Group: r.Document(), Instance: "rig", Ready: func() { close(ready) }}
+	o := replica.FollowerOptions{Site: r.Pair.DR, Group: r.Document(), Instance: "rig", Ready: func() { close(ready) }, Applied: func(v *objects.View) { r.view.Store(v) }}
 	if change != nil {
 		change(&o)
 	}
@@ -298,6 +316,16 @@ func (r *Rig) AppliedTo(c *events.Commit) {
 		return err
 	})
 	SameFiles(r.t, r.State(c.Token.Barrier), func(volume string) string { return replica.VolumePath(r.Dir(), volume) })
+	if c.Objects == nil {
+		return
+	}
+	Eventually(r.t, "the objects are told of", func() error {
+		if v := r.View(); v == nil || v.Barrier() != c.Token.Barrier {
+			return errors.New("they are not")
+		}
+		return nil
+	})
+	SameObjects(r.t, r.View(), r.ObjectsAt(c.Token.Barrier))
 }
 
 // SameFiles fails unless files hold exactly what volumes should.
