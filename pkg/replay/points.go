@@ -226,34 +226,45 @@ func (h *history) lacks(from *replica.Checkpoint, c *events.Commit) string {
 	if c.Token.Barrier < from.Floor() {
 		return fmt.Sprintf("trimmed: the base is at barrier %d", from.Floor())
 	}
-	for _, v := range c.Vector {
-		if reason := h.lacksVolume(from.Volumes[v.Volume], v); reason != "" {
+	if c.Objects != nil && from.Commit.Barrier == c.Token.Barrier && from.Volumes[journal.Objects].State != replica.Member {
+		return "trimmed: the base at it was made by a Farshore that kept no objects"
+	}
+	for _, v := range replica.Parts(c) {
+		if reason := h.lacksPart(from.Volumes[v.Volume], v); reason != "" {
 			return reason
 		}
 	}
 	return ""
 }
 
-func (h *history) lacksVolume(at replica.Volume, v events.VectorEntry) string {
+// part writes a part of a point for people.
+func part(name string) string {
+	if name == journal.Objects {
+		return "the objects"
+	}
+	return "volume " + name
+}
+
+func (h *history) lacksPart(at replica.Volume, v events.VectorEntry) string {
 	legs, _, err := replica.Path(at, v.Position, h.opening(v.Volume))
 	switch {
 	case errors.Is(err, errNoBeginning):
-		return fmt.Sprintf("trimmed: volume %s: %v", v.Volume, err)
+		return fmt.Sprintf("trimmed: %s: %v", part(v.Volume), err)
 	case err != nil:
-		return fmt.Sprintf("volume %s: %v", v.Volume, err)
+		return fmt.Sprintf("%s: %v", part(v.Volume), err)
 	}
 	for _, leg := range legs {
 		id := journal.StreamID{Group: h.group, Part: v.Volume, Generation: leg.Generation}
 		m, ok := h.mirrors[id]
 		switch end := uint64(0); {
 		case !ok:
-			return fmt.Sprintf("volume %s has no mirror of generation %d here", v.Volume, leg.Generation)
+			return fmt.Sprintf("%s: there is no mirror of generation %d here", part(v.Volume), leg.Generation)
 		case first(m) > leg.After+1:
-			return fmt.Sprintf("trimmed: volume %s begins at %d", v.Volume, first(m))
+			return fmt.Sprintf("trimmed: %s: nothing before %d is left", part(v.Volume), first(m))
 		case h.replaced(id, leg.Last, &end):
-			return fmt.Sprintf("lost: volume %s went on from %d of generation %d, and %d is not here", v.Volume, end, leg.Generation, leg.Last)
+			return fmt.Sprintf("lost: %s went on from %d of generation %d, and %d is not here", part(v.Volume), end, leg.Generation, leg.Last)
 		case m.End() < leg.Last:
-			return fmt.Sprintf("volume %s has arrived up to %d of %d", v.Volume, m.End(), leg.Last)
+			return fmt.Sprintf("%s: %d of %d arrived", part(v.Volume), m.End(), leg.Last)
 		}
 		if seq := h.unusable(id, leg); seq > 0 {
 			i, _ := m.At(seq)
@@ -318,9 +329,9 @@ func (h *history) size(ctx context.Context, points []Point, i int) error {
 	for j := i - 1; j >= -1 && !ok; j-- {
 		var from []events.VectorEntry
 		if j >= 0 {
-			from = points[j].commit.Vector
+			from = replica.Parts(points[j].commit)
 		}
-		legs, ok = h.between(from, points[i].commit.Vector)
+		legs, ok = h.between(from, replica.Parts(points[i].commit))
 	}
 	if !ok {
 		return nil

@@ -86,10 +86,7 @@ var ErrNotEmpty = errors.New("the directory is not empty: name a new one")
 // applied. With Latest, damage in the journal makes it recover the newest point before the damage.
 // A point that is not here any more gives a *TrimmedError. A failed run leaves o.Into as it was.
 func Run(ctx context.Context, o Options) (*Result, error) {
-	r := &run{o: o, log: o.Log, began: time.Now()}
-	if r.log == nil {
-		r.log = slog.New(slog.DiscardHandler)
-	}
+	r := newRun(o)
 	hold, err := holdBase(ctx, o.Dir, r.log)
 	if err != nil {
 		return nil, err
@@ -102,19 +99,30 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	var result *Result
+	err = r.reach(h, func(point *Point) (err error) {
+		if result, err = r.recover(ctx, h, point); err != nil {
+			err = errors.Join(err, discard(o.Into))
+		}
+		return err
+	})
+	return result, err
+}
+
+// reach recovers the point that the target means; with Latest it goes back before damage that is found on the way.
+func (r *run) reach(h *history, recover func(*Point) error) error {
 	for {
-		point, err := choose(h.points(), o.Target)
+		point, err := choose(h.points(), r.o.Target)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		result, err := r.recover(ctx, h, point)
-		if err == nil {
-			return result, nil
+		if err = recover(point); err == nil {
+			return nil
 		}
-		err = errors.Join(fmt.Errorf("recover %s: %w", describe(point), err), discard(o.Into))
+		err = fmt.Errorf("recover %s: %w", describe(point), err)
 		stream, seq, damaged := replica.Damage(err)
-		if !damaged || o.Target != Latest {
-			return nil, err
+		if !damaged || r.o.Target != Latest {
+			return err
 		}
 		r.log.Warn("the journal is damaged, going back to the newest point before it", "error", err)
 		h.damaged(replica.Damaged{Stream: stream, Seq: seq, Reason: err.Error()})
@@ -156,6 +164,14 @@ type run struct {
 	read  atomic.Uint64 // bytes of the journal
 }
 
+func newRun(o Options) *run {
+	r := &run{o: o, log: o.Log, began: time.Now()}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	return r
+}
+
 func (r *run) recover(ctx context.Context, h *history, point *Point) (*Result, error) {
 	r.read.Store(0)
 	meter := newMeter(r.o.Progress, *point, r.began)
@@ -164,7 +180,21 @@ func (r *run) recover(ctx context.Context, h *history, point *Point) (*Result, e
 	if err != nil {
 		return nil, err
 	}
-	set, err := replica.Open(r.o.Into, replica.Options{Group: r.o.Group, Log: r.log, Hooks: replica.Hooks{
+	set, err := r.fill(ctx, h, r.o.Into, point, meter)
+	if err != nil {
+		return nil, err
+	}
+	result := r.result(set, point, base)
+	if err := set.Close(); err != nil {
+		return nil, err
+	}
+	meter.finish()
+	return result, nil
+}
+
+// fill brings the set in a directory to a point.
+func (r *run) fill(ctx context.Context, h *history, dir string, point *Point, meter *meter) (*replica.Set, error) {
+	set, err := replica.Open(dir, replica.Options{Group: r.o.Group, Log: r.log, Hooks: replica.Hooks{
 		Read: func(_ string, m journal.Message) {
 			r.read.Add(uint64(m.Size))
 			meter.add(uint64(m.Size))
@@ -180,18 +210,16 @@ func (r *run) recover(ctx context.Context, h *history, point *Point) (*Result, e
 	mirrors := replica.NewMirrors(r.o.Site)
 	err = set.Fill(ctx, mirrors, point.commit)
 	mirrors.Close()
-	result := r.result(set, point, base)
-	if err := errors.Join(err, set.Close()); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, errors.Join(err, set.Close())
 	}
-	meter.finish()
-	return result, nil
+	return set, nil
 }
 
-// copyBase begins Into with the nearest state there is: the replicas themselves, where no applier works on
-// them, else the base, else nothing. It returns that state's barrier.
-func (r *run) copyBase(ctx context.Context, h *history, point *Point, meter *meter) (uint64, error) {
-	from, at := "", uint64(0)
+// nearest returns the nearest state there is to begin with, and its barrier: the replicas themselves, where no applier works on
+// them, else the base, else none. It stays as it is until it is released.
+func (r *run) nearest(h *history, point *Point) (from string, at uint64, release func()) {
+	release = func() {}
 	if h.base.Commit.Barrier > 0 {
 		from, at = replica.BaseDir(r.o.Dir), h.base.Commit.Barrier
 	}
@@ -200,8 +228,15 @@ func (r *run) copyBase(ctx context.Context, h *history, point *Point, meter *met
 		if err == nil && cp.Commit.Barrier > at && h.lacks(&cp, point.commit) == "" {
 			from, at = r.o.Dir, cp.Commit.Barrier
 		}
-		defer func() { _ = hold.Close() }()
+		release = func() { _ = hold.Close() } // it was only read
 	}
+	return from, at, release
+}
+
+// copyBase begins Into with the nearest state there is. It returns that state's barrier.
+func (r *run) copyBase(ctx context.Context, h *history, point *Point, meter *meter) (uint64, error) {
+	from, at, release := r.nearest(h, point)
+	defer release()
 	if from == "" {
 		return 0, nil
 	}
@@ -211,7 +246,7 @@ func (r *run) copyBase(ctx context.Context, h *history, point *Point, meter *met
 	}
 	total := uint64(0)
 	for _, v := range cp.Volumes {
-		total += uint64(v.Size)
+		total += uint64(v.Size + v.Log.Length)
 	}
 	meter.phase(Copying, total)
 	return at, replica.Clone(ctx, from, r.o.Into, func(n int64) { meter.add(uint64(n)) })
@@ -224,6 +259,9 @@ func (r *run) result(set *replica.Set, point *Point, base uint64) *Result {
 		v := cp.Volumes[name]
 		result.Volumes = append(result.Volumes, Volume{Name: name, UID: v.UID, Path: set.Path(name), Size: v.Size})
 	}
+	if v := set.Objects(); v != nil && point.Objects {
+		result.Objects = &Replayed{Count: v.Len(), Revision: v.Revision(), View: v}
+	}
 	return result
 }
 
@@ -231,7 +269,7 @@ func (r *run) result(set *replica.Set, point *Point, base uint64) *Result {
 // a stream for as large as the others.
 func (h *history) estimate(c *events.Commit, cp replica.Checkpoint) uint64 {
 	total := uint64(0)
-	for _, v := range c.Vector {
+	for _, v := range replica.Parts(c) {
 		legs, _, err := replica.Path(cp.Volumes[v.Volume], v.Position, h.opening(v.Volume))
 		if err != nil {
 			continue // the replay itself says what is wrong
