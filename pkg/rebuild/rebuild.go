@@ -87,8 +87,6 @@ type Options struct {
 	Rules  Rules
 	// NamespacedOnly leaves out what isn't in a namespace, but the namespaces themselves: a replay beside what runs.
 	NamespacedOnly bool
-	// Resume is where a release stood when the process before ended; the zero value is standby.
-	Resume Progress
 
 	// Look is the time between two looks at everything that was made; 5 min by default.
 	Look time.Duration

@@ -48,7 +48,6 @@ func New(o Options) (*Rebuilder, error) {
 	o.Look = cmp.Or(o.Look, defaultLook)
 	o.Rehearse = cmp.Or(o.Rehearse, defaultRehearse)
 	o.RehearseRate = cmp.Or(o.RehearseRate, defaultRehearseRate)
-	o.Resume.Mode = cmp.Or(o.Resume.Mode, ModeStandby)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -61,9 +60,8 @@ func New(o Options) (*Rebuilder, error) {
 		return nil, err
 	}
 	return &Rebuilder{
-		o: o, srv: srv, log: o.Log, m: m, wake: make(chan struct{}, 1), rules: o.Rules, progress: o.Resume,
-		moved:  make(chan struct{}),
-		status: group.ObjectsStatus{Released: o.Resume.Mode == ModeReleased},
+		o: o, srv: srv, log: o.Log, m: m, wake: make(chan struct{}, 1), rules: o.Rules,
+		progress: Progress{Mode: ModeStandby}, moved: make(chan struct{}),
 	}, nil
 }
 
@@ -77,6 +75,14 @@ func (r *Rebuilder) Want(state State) {
 	}
 	r.wanted = state
 	r.stir()
+}
+
+// Resume goes on where a release stood, in an earlier process. It is called before Run.
+func (r *Rebuilder) Resume(p Progress) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p.Mode = cmp.Or(p.Mode, ModeStandby)
+	r.progress, r.status.Released = p, p.Mode == ModeReleased
 }
 
 // Update makes rules the ones to follow; what they change is applied again.

@@ -15,7 +15,7 @@ import (
 // Release undoes the holding, in the order of Phases, and returns once every object was released or was refused often enough; ctx
 // bounds the wait, not the release, which Run does. From its call on the state is frozen, nothing is held or deleted any more, and
 // what is released is not touched again. A release that had ended is asked for again for what was refused alone. The caller makes it
-// durable, before, that a release was asked for, and resumes it after a restart (Options.Resume). progress may be nil.
+// durable, before, that a release was asked for, and resumes it after a restart (Resume). progress may be nil.
 func (r *Rebuilder) Release(ctx context.Context, progress func(Progress)) (Progress, error) {
 	r.mu.Lock()
 	switch {
