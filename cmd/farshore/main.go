@@ -18,7 +18,7 @@ func main() { daemon.Main(command()) }
 func command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "farshore",
-		Short: "Recover the volumes of a lost site to any second",
+		Short: "Recover the volumes and Kubernetes objects of a lost site to any second",
 		Long: `Farshore keeps a second site ready to take over: writes to volumes arrive there in order, and barriers cut all
 volumes of a group at one instant, about once a second. Each cut is a recovery point.
 
@@ -27,7 +27,7 @@ A first look, on this machine alone:  farshore demo`,
 		Args:    noSubcommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(statusCommand(), pointsCommand(), markCommand(), replayCommand(), verifyCommand(), busCommand(), demoCommand(), versionCommand())
+	root.AddCommand(statusCommand(), pointsCommand(), markCommand(), replayCommand(), verifyCommand(), releaseCommand(), objectsCommand(), busCommand(), demoCommand(), versionCommand())
 	return root
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,39 +15,55 @@ import (
 	"github.com/farshore/farshore/cmd/farshore/internal/human"
 	"github.com/farshore/farshore/cmd/farshore/internal/progress"
 	"github.com/farshore/farshore/cmd/internal/daemon"
+	"github.com/farshore/farshore/pkg/group"
+	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replay"
 )
 
 func replayCommand() *cobra.Command {
 	var r reach
 	var f format
-	var to, into string
+	var o replayOptions
 	cmd := &cobra.Command{
 		Use:   "replay --to POINT --into DIR",
-		Short: "Recover a group's volumes to any recovery point, into a new directory",
-		Long: `Replay rebuilds every volume of the group as it was at a recovery point, in files below a new directory. Replication goes
-on meanwhile, and what exists is not touched. POINT is one of
+		Short: "Recover a group's volumes and objects to any recovery point, into a new directory",
+		Long: `Replay rebuilds every volume of the group as it was at a recovery point, in files below a new directory, and writes the
+Kubernetes objects of the same instant beside them as manifests: DIR/manifests/NAMESPACE/KIND-NAME.yaml, what has no namespace
+in DIR/manifests/_cluster. Replication goes on meanwhile, and what exists is not touched. POINT is one of
 
   latest                          the newest recovery point
   before-upgrade                  a label (where it was given more than once, the newest)
   4711                            a barrier's number, as "farshore points" lists them
   2026-05-04T11:22:33Z            a time: the newest point at or before it
 
-A label that reads like one of the others is reached by its barrier's number.`,
-		Example: `  farshore replay --group bank.yaml --to latest --into /srv/recovered`,
-		Args:    noArgs,
+A label that reads like one of the others is reached by its barrier's number.
+
+The manifests are mapped by the document's rules, ready for "kubectl apply -R -f DIR/manifests"; --raw leaves the objects as
+the primary had them. Secrets that were encrypted for the group's recipients are named and left out unless --identity opens them.
+
+With --into-namespace the objects are also applied into another namespace of the cluster that --kubeconfig names, with every
+reference between them following, beside what runs there: in the form that doesn't act, or, with --live, as they are. What has no
+namespace is not applied. Where the group has several namespaces say FROM=TO for each that is wanted.`,
+		Example: `  farshore replay --group bank.yaml --to latest --into /srv/recovered
+  farshore replay --group bank.yaml --to before-upgrade --into /srv/old --objects-only --identity age.key
+  farshore replay --group bank.yaml --to 4711 --into /srv/try --into-namespace bank-try --kubeconfig dr.kubeconfig`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			asJSON, err := f.json()
 			if err != nil {
 				return err
 			}
-			if to == "" || into == "" {
+			if o.to == "" || o.into == "" {
 				return daemon.Usagef("name the recovery point with --to and a new directory with --into\ntry %q", cmd.CommandPath()+" --help")
 			}
-			if into, err = filepath.Abs(into); err != nil {
+			if o.into, err = filepath.Abs(o.into); err != nil {
 				return err
 			}
 			g, err := r.load()
+			if err != nil {
+				return err
+			}
+			do, err := o.objects(g)
 			if err != nil {
 				return err
 			}
@@ -55,29 +72,99 @@ A label that reads like one of the others is reached by its barrier's number.`,
 				return err
 			}
 			defer site.Close()
-			p := &phases{out: os.Stderr, began: time.Now()}
-			result, err := replay.Run(cmd.Context(), replay.Options{
-				Site: site, Group: g.Metadata.Name, Dir: directory(g), Target: to, Into: into, Progress: p.update,
-			})
-			p.end(err)
-			switch {
-			case errors.Is(err, replay.ErrNotEmpty):
-				return daemon.Usagef("--into: %w", err)
-			case err != nil:
-				return fmt.Errorf("replay: %w", err)
-			case asJSON:
-				return printJSON(cmd.OutOrStdout(), result)
+			result, err := o.run(cmd.Context(), site, g, do)
+			if err != nil {
+				return err
 			}
-			return printResult(cmd.OutOrStdout(), result)
+			if asJSON {
+				err = printJSON(cmd.OutOrStdout(), result)
+			} else {
+				err = result.print(cmd.OutOrStdout())
+			}
+			if err == nil && result.Applied != nil && len(result.Applied.Refused) > 0 {
+				err = errRefused
+			}
+			return err
 		},
 	}
 	r.register(cmd.Flags())
 	f.register(cmd)
-	cmd.Flags().StringVar(&to, "to", "", "the `POINT`: latest, a label, a barrier's number or an RFC 3339 time")
-	cmd.Flags().StringVar(&into, "into", "", "`DIR` to fill; it must be empty or not exist")
+	o.register(cmd)
+	return cmd
+}
+
+// replayOptions are the flags of the replay command.
+type replayOptions struct {
+	to, into string
+	objectOptions
+}
+
+func (o *replayOptions) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.to, "to", "", "the `POINT`: latest, a label, a barrier's number or an RFC 3339 time")
+	cmd.Flags().StringVar(&o.into, "into", "", "`DIR` to fill; it must be empty or not exist")
 	_ = cmd.RegisterFlagCompletionFunc("to", cobra.FixedCompletions([]string{replay.Latest}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.MarkFlagDirname("into")
-	return cmd
+	o.objectOptions.register(cmd)
+}
+
+// replayed is the result of the command.
+type replayed struct {
+	*replay.Result
+	Manifests *manifestResult `json:"manifests,omitempty"`
+	Applied   *appliedResult  `json:"applied,omitempty"`
+}
+
+// run replays. What fails behind the volumes leaves them, and says so.
+func (o *replayOptions) run(ctx context.Context, site *journal.Site, g *group.Group, do *objectReplay) (*replayed, error) {
+	options := replay.Options{Site: site, Group: g.Metadata.Name, Dir: directory(g), Target: o.to, Into: o.into}
+	if o.objectsOnly {
+		return o.runObjects(ctx, options, do)
+	}
+	p := &phases{out: os.Stderr, began: time.Now()}
+	options.Progress = p.update
+	result, err := replay.Run(ctx, options)
+	p.end(err)
+	switch {
+	case errors.Is(err, replay.ErrNotEmpty):
+		return nil, daemon.Usagef("--into: %w", err)
+	case err != nil:
+		return nil, fmt.Errorf("replay: %w", err)
+	}
+	out := &replayed{Result: result}
+	if result.Objects == nil {
+		if do.namespaces != nil {
+			return nil, fmt.Errorf("replay: the volumes are recovered in %s, but the point has no Kubernetes objects to apply", o.into)
+		}
+		return out, nil
+	}
+	if err := do.run(ctx, o.into, result.Objects.View, out); err != nil {
+		return nil, fmt.Errorf("replay: the volumes are recovered in %s, the objects are not: %w", o.into, err)
+	}
+	return out, nil
+}
+
+// runObjects replays the objects alone.
+func (o *replayOptions) runObjects(ctx context.Context, options replay.Options, do *objectReplay) (*replayed, error) {
+	began := time.Now()
+	entries, err := os.ReadDir(o.into)
+	switch {
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("replay: %w", err)
+	case len(entries) > 0:
+		return nil, daemon.Usagef("--into: %w", replay.ErrNotEmpty)
+	}
+	view, point, err := replay.Objects(ctx, options)
+	if err != nil {
+		return nil, fmt.Errorf("replay: %w", err)
+	}
+	out := &replayed{Result: &replay.Result{
+		Point: point, Volumes: []replay.Volume{}, Objects: &replay.Replayed{Count: view.Len(), Revision: view.Revision(), View: view},
+	}}
+	if err := do.run(ctx, o.into, view, out); err != nil {
+		return nil, fmt.Errorf("replay: %w", err)
+	}
+	out.Elapsed = time.Since(began)
+	return out, nil
 }
 
 // phases shows the progress of a replay, one display for each phase.
@@ -111,20 +198,29 @@ func (p *phases) end(err error) {
 	}
 }
 
-func printResult(out io.Writer, r *replay.Result) error {
+func (r *replayed) print(out io.Writer) error {
 	label := ""
 	if r.Point.Label != "" {
 		label = fmt.Sprintf(" %q", r.Point.Label)
 	}
-	from := "blank volumes"
-	if r.Base != 0 {
-		from = fmt.Sprintf("the base at barrier %d", r.Base)
+	from := ""
+	if len(r.Volumes) > 0 {
+		from = " from blank volumes"
 	}
-	fmt.Fprintf(out, "recovered barrier %d (%s%s) of %s from %s in %s\n", r.Point.Barrier, r.Point.Kind, label,
+	if r.Base != 0 {
+		from = fmt.Sprintf(" from the base at barrier %d", r.Base)
+	}
+	fmt.Fprintf(out, "recovered barrier %d (%s%s) of %s%s in %s\n", r.Point.Barrier, r.Point.Kind, label,
 		r.Point.Time.UTC().Format(time.RFC3339Nano), from, human.Duration(r.Elapsed))
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	for _, v := range r.Volumes {
 		fmt.Fprintf(w, "  %s\t%s\t%s\n", v.Name, human.Bytes(v.Size), v.Path)
 	}
-	return w.Flush()
+	if m := r.Manifests; m != nil {
+		fmt.Fprintf(w, "  objects\t%s\t%s\n", human.Count(int64(m.Count)), m.Path)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return r.printObjects(out)
 }

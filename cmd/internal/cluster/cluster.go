@@ -54,7 +54,10 @@ func (f *Flags) Config() (*rest.Config, error) {
 		if errors.Is(err, rest.ErrNotInCluster) {
 			return nil, ErrNone
 		}
-		return config, err
+		if err != nil {
+			return nil, fmt.Errorf("find the Pod's API server: %w", err)
+		}
+		return silent(config), nil
 	}
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
 		&clientcmd.ClientConfigLoadingRules{ExplicitPath: f.Kubeconfig},
@@ -62,5 +65,20 @@ func (f *Flags) Config() (*rest.Config, error) {
 	if err != nil {
 		return nil, &daemon.UsageError{Err: fmt.Errorf("--kubeconfig %s: %w", f.Kubeconfig, err)}
 	}
-	return config, nil
+	return silent(config), nil
+}
+
+// Need is Config for what can't do without an API server.
+func (f *Flags) Need() (*rest.Config, error) {
+	config, err := f.Config()
+	if errors.Is(err, ErrNone) {
+		return nil, &daemon.UsageError{Err: err}
+	}
+	return config, err
+}
+
+// silent keeps the API server's warnings out of the output: they are about kinds that are looked at because they are there.
+func silent(config *rest.Config) *rest.Config {
+	config.WarningHandler = rest.NoWarnings{}
+	return config
 }
