@@ -31,8 +31,9 @@ type capturer struct {
 	budget *cdc.Budget
 	reads  *cdc.Reservation // in the budget
 
-	group atomic.Pointer[group.Group] // in force
-	taps  taps                        // that are open
+	group   atomic.Pointer[group.Group] // in force
+	taps    taps                        // that are open
+	objects *watching                   // nil: no API server is reached
 
 	// The rest belongs to run, and then to apply.
 	work    *errgroup.Group
@@ -79,6 +80,11 @@ func (c *capturer) run(ctx context.Context, volumes []group.Volume) error {
 	c.work, working = errgroup.WithContext(ctx)
 	for _, t := range taps {
 		c.seat(working, t.volume, t)
+	}
+	if c.objects != nil {
+		c.work.Go(func() error { return c.objects.run(working) })
+	} else if c.env.Group.Spec.Objects != nil {
+		c.env.Log.Info("the group's objects are left to other capturers: this one was given no Kubernetes API server")
 	}
 	c.env.Log.Info("ready", "volumes", len(taps))
 	c.work.Go(func() error {
@@ -152,6 +158,9 @@ func (c *capturer) join(ctx context.Context, v group.Volume) *tap {
 // apply makes the process follow a changed document.
 func (c *capturer) apply(ctx context.Context, g *group.Group) {
 	c.group.Store(g)
+	if c.objects != nil {
+		c.objects.want(g.Spec.Objects)
+	}
 	wanted := make(map[string]group.Volume)
 	for _, v := range g.VolumesOf(c.name) {
 		wanted[v.Name] = v

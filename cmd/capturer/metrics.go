@@ -7,6 +7,8 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	"github.com/farshore/farshore/pkg/journal"
 )
 
 // taps are those that are open. Its methods may be called concurrently.
@@ -34,7 +36,7 @@ func (t *taps) remove(one *tap) {
 func (c *capturer) observe() (stop func(), err error) {
 	m := c.env.Telemetry.Meter(scopeTaps)
 	recording, err0 := m.Int64ObservableGauge("farshore.recording",
-		metric.WithDescription("1 while the volume is recorded into a stream, 0 while it is only served"))
+		metric.WithDescription("1 while the volume is recorded into a stream, 0 while it is only served; objects: 1 in the one capturer that records them"))
 	generation, err1 := m.Int64ObservableGauge("farshore.stream.generation",
 		metric.WithDescription("generation of the stream that is recorded into"))
 	for _, err := range []error{err0, err1} {
@@ -45,14 +47,19 @@ func (c *capturer) observe() (stop func(), err error) {
 	reg, err := m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		c.taps.mu.Lock()
 		defer c.taps.mu.Unlock()
-		for t := range c.taps.open {
+		tell := func(part string, n int64) {
 			labels := metric.WithAttributeSet(attribute.NewSet(
-				attribute.String("group", c.env.Group.Metadata.Name), attribute.String("volume", t.volume.Name)))
-			n := t.tenure.generation()
+				attribute.String("group", c.env.Group.Metadata.Name), attribute.String("volume", part)))
 			o.ObserveInt64(recording, min(n, 1), labels)
 			if n > 0 {
 				o.ObserveInt64(generation, n, labels)
 			}
+		}
+		for t := range c.taps.open {
+			tell(t.volume.Name, t.tenure.generation())
+		}
+		if c.objects != nil {
+			tell(journal.Objects, c.objects.tenure.generation())
 		}
 		return nil
 	}, recording, generation)

@@ -44,6 +44,7 @@ const (
 	scopeNBD     = "github.com/farshore/farshore/pkg/cdc/nbd"
 	scopeTaps    = "github.com/farshore/farshore/cmd/capturer"
 	scopeJournal = "github.com/farshore/farshore/pkg/journal"
+	scopeWatch   = "github.com/farshore/farshore/pkg/resourcewatch"
 )
 
 // tap is one volume: its device, its activity log, the recorder in between, and the front. It serves the
