@@ -220,6 +220,7 @@ func (f *feed) Replace(list []any, revision string) error {
 	}
 	f.latest, f.reached, f.listed = all, revision, true
 	f.relisted = true
+	delete(f.refused, "list") // a list by way of a watch
 	f.notify()
 	f.mu.Unlock()
 	f.wake()

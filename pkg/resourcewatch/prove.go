@@ -190,6 +190,16 @@ func (w *Watcher) proveIdle(ctx context.Context) error {
 func (w *Watcher) proveNow(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, w.o.Prove)
 	defer cancel()
+	for _, f := range w.feeds() {
+		f.mu.Lock()
+		_, refused := f.refused["list"]
+		asked := refused && f.listed && !f.gone // the reflector doesn't list any more, so it won't find out
+		f.mu.Unlock()
+		if asked {
+			_, err := w.partial(f).List(ctx, metav1.ListOptions{Limit: 1})
+			w.report(ctx, f, "list", err)
+		}
+	}
 	at := time.Now()
 	revision, err := w.newest(ctx)
 	if err != nil {

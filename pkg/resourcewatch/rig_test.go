@@ -221,29 +221,38 @@ func newSite(t testing.TB, c *kube.Cluster) *site {
 // watching is a watcher that runs and records.
 type watching struct {
 	*resourcewatch.Watcher
-	kill    func() // as the end of the process
-	endOnly func() // of the tenure; returns what Record returned
-	err     error
+	site      *site
+	context   func() context.Context // of the process
+	kill      func()                 // ends the process
+	endOnly   func()                 // ends the tenure
+	recording sync.WaitGroup
+	err       error // what Record returned
 }
 
 // watch starts a watcher on the site's stream and memory.
 func (s *site) watch() *watching {
 	s.t.Helper()
-	w := s.watcher()
-	run, end := context.WithCancel(context.Background())
-	record, endRecord := context.WithCancel(run)
-	var running, recording sync.WaitGroup
-	out := &watching{Watcher: w}
+	w := &watching{Watcher: s.watcher(), site: s}
+	ctx, end := context.WithCancel(context.Background())
+	w.context = func() context.Context { return ctx }
+	var running sync.WaitGroup
 	running.Go(func() {
-		if err := w.Run(run); err != nil {
+		if err := w.Run(ctx); err != nil {
 			s.t.Errorf("run: %v", err)
 		}
 	})
-	recording.Go(func() { out.err = w.Record(record, s.stream, s.memory) })
-	out.endOnly = func() { endRecord(); recording.Wait() }
-	out.kill = func() { end(); running.Wait(); recording.Wait(); endRecord() }
-	s.t.Cleanup(out.kill)
-	return out
+	w.record()
+	w.kill = func() { end(); running.Wait(); w.endOnly() }
+	s.t.Cleanup(w.kill)
+	return w
+}
+
+// record begins a tenure of the site's stream.
+func (w *watching) record() {
+	ctx, end := context.WithCancel(w.context())
+	sink, memory := w.site.stream, w.site.memory
+	w.recording.Go(func() { w.err = w.Record(ctx, sink, memory) })
+	w.endOnly = func() { end(); w.recording.Wait() }
 }
 
 func (s *site) watcher() *resourcewatch.Watcher {

@@ -345,20 +345,23 @@ func (t *tenure) begun() bool {
 // complete tells whether everything of every kind is known, so that what nothing is seen to need is needed by nothing.
 func (t *tenure) complete() bool { return t.settled(func(*feed) bool { return false }) }
 
-// settled tells whether every feed but the excused ones is listed and taken.
+// settled tells whether every feed but the excused ones is listed and taken, and there is one.
 func (t *tenure) settled(excused func(*feed) bool) bool {
 	if !t.w.hasDiscovered() {
 		return false
 	}
+	some := false
 	for _, f := range t.w.feeds() {
 		f.mu.Lock()
-		ok := f.listed && t.taken[f.place] && (!f.whole || t.loaded) && len(f.refused) == 0 || excused(f)
+		ok := f.listed && t.taken[f.place] && (!f.whole || t.loaded) && len(f.refused) == 0
+		excused := excused(f)
 		f.mu.Unlock()
-		if !ok {
+		if !ok && !excused {
 			return false
 		}
+		some = some || ok
 	}
-	return true
+	return some
 }
 
 // proven returns the revision up to which every change of every kind lies in the stream; "" where that can't be told of one.
