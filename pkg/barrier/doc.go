@@ -1,9 +1,11 @@
-// Package barrier cuts all volumes of a protection group at one instant and commits the cut.
+// Package barrier cuts all volumes of a protection group, and its Kubernetes objects, at one instant and
+// commits the cut.
 //
 // A barrier has three steps, each bearing the barrier's token. hold closes admission at every
 // tap: a mutation that arrives behind it waits and touches nothing. When every member has
 // confirmed its hold, mark makes each tap append a Mark to its volume's stream and open
-// admission at once. When every member's Mark is stored, the coordinator appends a Commit with
+// admission at once. Between the two, in app and labelled barriers, the watcher of the objects reads the API
+// server's revision. When every member's Mark is stored, the coordinator appends a Commit with
 // the sequences of all marks to the control stream; only that makes the barrier valid. If a
 // member refuses, or doesn't answer in time, the taps are released, nothing is committed, and
 // the member is named. Marks without a commit are harmless: readers pass them by.
@@ -38,6 +40,40 @@
 // in the cut can have relied on it. Waiting would only add the slowest write of the backing
 // device to every hold.
 //
+// # Objects
+//
+// The objects are one more member. Their tap is no gate before the API server, which nobody can hold: it is a
+// gate between the watcher and the objects stream. So what it holds is not what happens to an object, only
+// what is told about it, and two more steps are needed. R is the API server's revision, read between the last
+// confirmed hold and the first mark. An object's change has a revision, and it is acknowledged once
+// the API server has committed it under that revision.
+//
+// In an app or labelled cut (R read, the objects' Mark behind exactly the changes up to R):
+//
+//   - Object before write. Let y, on volume B, be in the cut, and let change o of an object have been acknowledged
+//     before y was issued. By step 2 y was issued before B confirmed, and R is read behind that. So o was
+//     acknowledged before R was read, its revision is at most R, and the Mark proves that all of those stand
+//     before it: o is in the cut.
+//   - Write before object. Let change o be in the cut, and let x, on volume A, have been acknowledged before o was
+//     issued. Nothing above R stands before the Mark, so o was committed before the reading of R ended, and
+//     that was before A was told to mark. So x was acknowledged before A was told to mark: x is in the cut.
+//
+// If R were read before the last hold, a write could be admitted behind the reading that relied on a
+// change above R. If it were read behind the first mark, a change up to R could rely on a write behind that mark.
+//
+// In a crash cut nothing is asked of the API server, so one that is down holds no cut of the volumes back. The
+// watcher marks with what it has appended: from its confirmed hold on nothing more, so what is in the cut was
+// committed before any tap was told to mark. Write before object therefore holds as above. Object before write does
+// not, nor object before object of another kind: the objects may trail, by what the watch takes to tell of a
+// change. The commit bears the revision that was proven, which says how far.
+//
+// Revisions order changes only within one store: what an aggregated API server keeps in another one is in the cut
+// as of when its watch told it.
+//
+// The proof may take as long as a vote, since the volumes open with their own marks and no writer of objects waits.
+//
+// # Why a token closes a tap once
+//
 // Step 2 needs that a token's hold is closed at most once. A hold that is delivered twice could
 // close a tap that had opened by itself in between, and the mark would then cut behind mutations
 // that depend on what other volumes did behind their marks. So a tap refuses every hold whose
@@ -62,7 +98,9 @@
 // A volume of the document joins when its tap is first heard. It becomes a member with the first
 // barrier that has its vote, which it gives once its region pass is done, and then every commit needs
 // its vote: an unreachable member is never dropped. It leaves when the document no longer lists it.
-// A joining volume holds no commit back.
+// A joining volume holds no commit back. The objects join, vote and leave in the same way, under the name
+// journal.Objects, which no volume can have. A snapshotter that doesn't know of objects lets them leave; they
+// join again under one that does.
 //
 // The messages travel over core NATS at the primary site and may be lost; a lost one fails the
 // barrier and nothing else.

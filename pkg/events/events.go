@@ -299,7 +299,7 @@ type Commit struct {
 	Hooks    []HookResult
 	Revision string        // of the objects; empty where the group captures none
 	Objects  *Position     // of the objects' Mark; nil where the group captures none
-	Hold     time.Duration // longest Mark.Hold of the barrier
+	Hold     time.Duration // longest Mark.Hold of the volumes
 }
 
 // HooksOpen brackets the hooks of a barrier: a snapshotter that finds one without its end runs
