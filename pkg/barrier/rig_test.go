@@ -257,9 +257,13 @@ func checkControl(t testing.TB, generation uint32, messages []journal.Message) {
 			for _, v := range e.Vector {
 				got = append(got, v.Volume)
 			}
+			if e.Objects != nil {
+				got = append(got, journal.Objects)
+			}
+			slices.Sort(got)
 			slices.Sort(want)
 			if !slices.Equal(want, got) || e.Roster != version {
-				t.Errorf("message %d: vector of %v at roster %d, the roster has %v at %d", m.Seq, got, e.Roster, want, version)
+				t.Errorf("message %d: cut of %v at roster %d, the roster has %v at %d", m.Seq, got, e.Roster, want, version)
 			}
 			last = *e
 		}

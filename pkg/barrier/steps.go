@@ -25,7 +25,7 @@ const storeGrace = 2 * time.Second
 func (c *Coordinator) barrier(ctx context.Context, kind events.BarrierKind, label string) (*events.Commit, error) {
 	ctx, span := c.tracer.Start(ctx, "barrier", trace.WithAttributes(attribute.String("group", c.o.Group)))
 	defer span.End()
-	commit, err := c.try(ctx, kind, label)
+	commit, objects, err := c.try(ctx, kind, label)
 	var missing *MissingError
 	switch {
 	case err == nil:
@@ -35,7 +35,7 @@ func (c *Coordinator) barrier(ctx context.Context, kind events.BarrierKind, labe
 			since = now.Sub(c.committedAt)
 		}
 		c.committedAt = now
-		c.metrics.committed(ctx, commit, since)
+		c.metrics.committed(ctx, commit, since, objects)
 	case errors.As(err, &missing):
 		c.metrics.failed(ctx, resultMissing, missing.Members)
 	case errors.Is(err, ErrNoMembers), ctx.Err() != nil:
@@ -46,13 +46,14 @@ func (c *Coordinator) barrier(ctx context.Context, kind events.BarrierKind, labe
 	return commit, err
 }
 
-func (c *Coordinator) try(ctx context.Context, kind events.BarrierKind, label string) (*events.Commit, error) {
+// try makes one barrier. objects is how long the objects' watcher was held for it.
+func (c *Coordinator) try(ctx context.Context, kind events.BarrierKind, label string) (commit *events.Commit, objects time.Duration, err error) {
 	if err := c.admit(ctx); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	votes, err := c.lineup()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	// A number is used up by trying: it is never given to another cut.
 	c.history.barrier = max(c.history.barrier, c.presence.newest().Barrier) + 1
@@ -69,9 +70,13 @@ func (c *Coordinator) try(ctx context.Context, kind events.BarrierKind, label st
 	}
 	if err != nil {
 		c.release(a.token, a.sorted())
-		return nil, err
+		return nil, 0, err
 	}
-	return c.commit(ctx, a, &events.Commit{Token: a.token, Type: kind, Label: label, Time: c.history.instant(cut)})
+	if v := a.votes[journal.Objects]; v != nil {
+		objects = v.hold
+	}
+	commit, err = c.commit(ctx, a, &events.Commit{Token: a.token, Type: kind, Label: label, Time: c.history.instant(cut)})
+	return commit, objects, err
 }
 
 // holdAll returns when every tap of the attempt has confirmed its hold, and the time of the cut.
@@ -132,10 +137,7 @@ func (c *Coordinator) markAll(ctx context.Context, a *attempt) error {
 	for _, v := range a.votes {
 		c.send(ctx, v, verbMark, a.token, c.o.VoteTimeout)
 	}
-	// A tap that was told to mark opens at once. One that stays silent for longer than its
-	// hold could last won't vote any more, so there is no use in waiting out the time for it.
-	open := min(c.o.VoteTimeout, max(2*c.o.HoldLimit, time.Second))
-	if err := a.members(ctx, opened, start.Add(open)); err != nil {
+	if err := a.members(ctx, opened, start.Add(c.openLimit())); err != nil {
 		return err
 	}
 	dropped, err := a.settle(ctx, stored, start.Add(c.o.VoteTimeout), storeGrace)
@@ -150,6 +152,12 @@ func (c *Coordinator) markAll(ctx context.Context, a *attempt) error {
 		return missingError([]Absent{{v.volume, fmt.Sprintf("its mark proves revision %q where %q was asked for", v.proven, v.read)}})
 	}
 	return c.checkVector(a)
+}
+
+// openLimit is how long a tap has to open its gate once it was told to mark: it opens at once. One that stays silent
+// for longer than its hold could last won't vote any more, so there is no use in waiting out the time for it.
+func (c *Coordinator) openLimit() time.Duration {
+	return min(c.o.VoteTimeout, max(2*c.o.HoldLimit, time.Second))
 }
 
 // proves tells whether a proven revision is one that was asked for, or a later one.
