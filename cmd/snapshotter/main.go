@@ -1,4 +1,4 @@
-// Command snapshotter makes the barriers of one protection group: it cuts all volumes at one
+// Command snapshotter makes the barriers of one protection group: it cuts all volumes and Kubernetes objects at one
 // instant, about once a second, and commits each cut to the group's control stream.
 //
 // It runs at the primary site, once per group. A second one takes over from the first, which ends
@@ -29,7 +29,7 @@ func command() *cobra.Command {
 	return daemon.Command(daemon.Spec{
 		Use:   "snapshotter",
 		Short: "Make the barriers of a protection group",
-		Long: `Snapshotter cuts all volumes of a protection group at one instant, on schedule and when "farshore mark"
+		Long: `Snapshotter cuts all volumes and Kubernetes objects of a protection group at one instant, on schedule and when "farshore mark"
 asks for it, and commits each cut to the group's control stream: every commit is a recovery point once the DR site has it.
 Run one per group, at the primary site. A newer one takes over from an older one, which ends with exit code 3.
 Where the document gives no URL for the primary site, snapshotter runs the site's NATS server.`,
@@ -56,7 +56,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 	g.Go(func() error { return clock.Serve(ctx, site.Conn(), o.Group, nil) })
 	g.Go(func() error {
 		return env.Follow(ctx, func(changed *group.Group) error {
-			coordinator.SetParts(volumes(changed), false)
+			coordinator.SetParts(volumes(changed), changed.Spec.Objects != nil)
 			return nil
 		})
 	})
@@ -64,7 +64,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 		select {
 		case <-ctx.Done():
 		case <-coordinator.Ready():
-			env.Log.Info("ready", "interval", o.Interval, "volumes", len(o.Volumes))
+			env.Log.Info("ready", "interval", o.Interval, "volumes", len(o.Volumes), "objects", o.Objects)
 		}
 		return nil
 	})
@@ -82,7 +82,7 @@ func options(g *group.Group) barrier.Options {
 		MaxBytes:    int64(g.Spec.Journal.MaxBytes),
 		Replicas:    g.Spec.Journal.Replicas,
 	}
-	o.Volumes = volumes(g)
+	o.Volumes, o.Objects = volumes(g), g.Spec.Objects != nil
 	return o
 }
 

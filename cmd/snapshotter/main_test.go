@@ -126,4 +126,11 @@ func TestOptionsFollowTheDocument(t *testing.T) {
 	if len(o.Volumes) != 2 || o.Volumes[1].Name != "b" || o.Volumes[1].UID != "uid-b" {
 		t.Errorf("volumes are %+v", o.Volumes)
 	}
+	if o.Objects {
+		t.Error("a group without objects has some")
+	}
+	g.Spec.Objects = &group.Objects{Namespaces: []string{"bank"}}
+	if o := options(g); !o.Objects {
+		t.Error("the group's objects are no part of its barriers")
+	}
 }
