@@ -39,6 +39,7 @@ type Rebuilder struct {
 	revised  int // how often rules changed
 	progress Progress
 	only     map[target]bool // what a release that was asked for again is to release; nil: all
+	again    bool            // what was refused is to be tried at once
 	moved    chan struct{}   // closed when progress changes
 	status   group.ObjectsStatus
 }
@@ -153,7 +154,8 @@ type loop struct {
 func (l *loop) turn(ctx context.Context) time.Duration {
 	r, rec := l.r, l.rec
 	r.mu.Lock()
-	state, rules, revised, mode, only := r.wanted, r.rules, r.revised, r.progress.Mode, r.only
+	state, rules, revised, mode, only, again := r.wanted, r.rules, r.revised, r.progress.Mode, r.only, r.again
+	r.again = false
 	r.mu.Unlock()
 	if state == nil || mode == ModeReleased {
 		return idle
@@ -163,6 +165,9 @@ func (l *loop) turn(ctx context.Context) time.Duration {
 		f = formReleased
 	}
 	rec.only = only
+	if again {
+		rec.forgive()
+	}
 	if state != rec.state || revised != l.revised || f != rec.form {
 		rec.adopt(state, rules, f, revised != l.revised || f != rec.form)
 		l.revised = revised

@@ -296,6 +296,13 @@ func (it *item) taken() {
 	it.refusal, it.failures, it.next = "", 0, time.Time{}
 }
 
+// forgive makes everything that was refused due at once, as if it had never been tried.
+func (r *reconciler) forgive() {
+	for _, it := range r.items {
+		it.failures, it.next = 0, time.Time{}
+	}
+}
+
 func retryIn(failures int) time.Duration {
 	return min(firstRetry<<min(failures, 20), lastRetry)
 }

@@ -30,6 +30,7 @@ func (r *Rebuilder) Release(ctx context.Context, progress func(Progress)) (Progr
 		for _, s := range r.progress.Failed {
 			r.only[target{s.Object.Group, s.Object.Resource, s.Object.Namespace, s.Object.Name}] = true
 		}
+		r.again = true
 		r.progress = Progress{Mode: ModeReleasing, Since: r.progress.Since, Point: r.progress.Point}
 		r.stir()
 	}

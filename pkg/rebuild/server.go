@@ -42,6 +42,7 @@ func newServer(config *rest.Config) (*server, error) {
 	c.QPS = -1 // the server has its own priority and fairness
 	c.Timeout = requestLimit
 	c.UserAgent = FieldManager
+	c.WarningHandler, c.WarningHandlerWithContext = rest.NoWarnings{}, nil // deprecated kinds are the application's matter
 	m, err := metadata.NewForConfig(c)
 	if err != nil {
 		return nil, fmt.Errorf("connect to API server: %w", err)
@@ -254,5 +255,6 @@ func reasonOf(ref Ref, err error) string {
 			fields = append(fields, c.Field)
 		}
 	}
-	return strings.TrimSpace(fmt.Sprintf("the API server says %s %s", s.Reason, strings.Join(fields, ", ")))
+	return strings.TrimSpace(fmt.Sprintf("the API server says %d %s %s; its words are not shown, they could quote the Secret",
+		s.Code, s.Reason, strings.Join(fields, ", ")))
 }
