@@ -321,10 +321,11 @@ func (b *Batch) Discard() {
 		return
 	}
 	var err error
-	if b.w.log == b.s.log {
-		err = b.w.log.file.Truncate(b.s.place.Length)
-	} else {
-		err = errors.Join(b.w.log.file.Close(), b.s.fs.Remove(b.w.log.name))
+	if !b.fresh {
+		err = b.s.log.file.Truncate(b.s.place.Length)
+	}
+	if b.w.log != b.s.log {
+		err = errors.Join(err, b.w.log.file.Close(), b.s.fs.Remove(b.w.log.name))
 	}
 	if err != nil {
 		b.s.slog.Debug("room that the objects took was not given back yet", "file", b.w.log.name, "error", err)
