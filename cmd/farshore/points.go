@@ -23,9 +23,10 @@ func pointsCommand() *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
 		Use:   "points",
-		Short: "List the recovery points: time, kind, label, size, volumes",
+		Short: "List the recovery points: time, kind, label, size, volumes, objects",
 		Long: `Points lists the recovery points that the DR site holds, oldest first: the newest ones and every labelled one.
-The size is what the journal gained since the point before.`,
+The size is what the journal gained since the point before. Of Kubernetes objects it tells the resourceVersion of the API server
+that they had been proven to have reached: all of them for points that were asked for (app, labeled), what was proven so far for others.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			asJSON, err := f.json()
@@ -89,9 +90,20 @@ func newest(points []replay.Point, limit int) []replay.Point {
 	return out
 }
 
+// objectsOf tells whether a point has Kubernetes objects, and what their capturer had proven.
+func objectsOf(p replay.Point) string {
+	switch {
+	case !p.Objects:
+		return "-"
+	case p.Revision == "":
+		return "yes"
+	}
+	return "revision " + p.Revision
+}
+
 func printPoints(out io.Writer, points []replay.Point) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "BARRIER\tTIME (UTC)\tKIND\tLABEL\tSIZE\tRESTORABLE\tVOLUMES")
+	fmt.Fprintln(w, "BARRIER\tTIME (UTC)\tKIND\tLABEL\tSIZE\tRESTORABLE\tVOLUMES\tOBJECTS")
 	for _, p := range points {
 		label, size := p.Label, "-"
 		if label == "" {
@@ -100,11 +112,15 @@ func printPoints(out io.Writer, points []replay.Point) error {
 		if p.Bytes != nil {
 			size = human.Bytes(int64(*p.Bytes))
 		}
+		volumes := strings.Join(p.Volumes, ",")
+		if volumes == "" {
+			volumes = "-"
+		}
 		restorable := "yes"
 		if !p.Restorable {
 			restorable = "no, " + p.Reason
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Barrier, p.Time.UTC().Format("2006-01-02T15:04:05.000000Z"), p.Kind, label, size, restorable, strings.Join(p.Volumes, ","))
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Barrier, p.Time.UTC().Format("2006-01-02T15:04:05.000000Z"), p.Kind, label, size, restorable, volumes, objectsOf(p))
 	}
 	return w.Flush()
 }

@@ -21,9 +21,10 @@ func points() []replay.Point {
 	both := []string{"orders", "stock"}
 	return []replay.Point{
 		{Barrier: 1, Time: noon, Kind: "crash", Volumes: both, Reason: "trimmed: the base is at barrier 2"},
-		{Barrier: 2, Time: noon.Add(time.Second), Kind: "labeled", Label: "before-upgrade", Volumes: both, Bytes: number[uint64](5 << 20), Restorable: true},
-		{Barrier: 3, Time: noon.Add(2 * time.Second), Kind: "crash", Volumes: both, Bytes: number[uint64](0), Restorable: true},
-		{Barrier: 4, Time: noon.Add(3 * time.Second), Kind: "crash", Volumes: both, Reason: "volume stock has arrived up to 7 of 9"},
+		{Barrier: 2, Time: noon.Add(time.Second), Kind: "labeled", Label: "before-upgrade", Volumes: both, Bytes: number[uint64](5 << 20), Restorable: true, Objects: true, Revision: "81223"},
+		{Barrier: 3, Time: noon.Add(2 * time.Second), Kind: "crash", Volumes: both, Bytes: number[uint64](0), Restorable: true, Objects: true},
+		{Barrier: 4, Time: noon.Add(3 * time.Second), Kind: "crash", Volumes: both, Reason: "volume stock: 7 of 9 arrived"},
+		{Barrier: 5, Time: noon.Add(4 * time.Second), Kind: "crash", Volumes: []string{}, Restorable: true, Objects: true, Revision: "81240"},
 	}
 }
 
@@ -40,7 +41,7 @@ func TestPointsForms(t *testing.T) {
 }
 
 func TestNewest(t *testing.T) {
-	for limit, want := range map[int]string{0: "1234", 1: "24", 2: "234", 9: "1234"} {
+	for limit, want := range map[int]string{0: "12345", 1: "25", 2: "245", 9: "12345"} {
 		got := ""
 		for _, p := range newest(points(), limit) {
 			got += string(rune('0' + p.Barrier))

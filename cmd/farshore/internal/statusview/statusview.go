@@ -47,8 +47,9 @@ func Text(st *group.Status, now time.Time) string {
 	}
 	_ = w.Flush()
 	volumes(&b, st)
+	objects(&b, st.Objects)
 	for _, c := range st.Conditions {
-		if !c.OK {
+		if !c.OK && !(c.Type == group.ConditionObjects && told(st.Objects)) {
 			fmt.Fprintf(&b, "! %s, since %s UTC: %s\n", c.Type, c.Since.UTC().Format(clock), c.Message)
 		}
 	}
@@ -87,13 +88,15 @@ func healed(regions []group.RegionMismatch) string {
 
 // Stream writes which history a volume is in: its stream's generation, and its mirror's incarnation where it
 // isn't the first.
-func Stream(v group.VolumeStatus) string {
-	if v.Generation == 0 {
+func Stream(v group.VolumeStatus) string { return stream(v.Generation, v.Incarnation) }
+
+func stream(generation uint32, incarnation int) string {
+	if generation == 0 {
 		return "-"
 	}
-	s := fmt.Sprintf("g%d", v.Generation)
-	if v.Incarnation > 1 {
-		s += fmt.Sprintf(" m%d", v.Incarnation)
+	s := fmt.Sprintf("g%d", generation)
+	if incarnation > 1 {
+		s += fmt.Sprintf(" m%d", incarnation)
 	}
 	return s
 }

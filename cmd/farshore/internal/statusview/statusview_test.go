@@ -37,9 +37,19 @@ func full() *group.Status {
 			{Name: "orders", State: "member", Size: 64 << 20, Generation: 2, Incarnation: 3, Scrubbed: &scrubbed, Lags: group.Lags{TransitLagSeconds: p(0.0123), ReplayDebt: &group.Debt{Seconds: 0.2, Bytes: 1 << 20, Messages: 1234}, CaptureDebt: &group.Debt{Seconds: 0.1, Bytes: 4096}}},
 			{Name: "stock", State: "joining", Size: 10 << 30, Pass: &group.PassProgress{Kind: "seed", Done: 3 << 30, Total: 10 << 30}, RegionMismatches: 2, Generation: 1, Incarnation: 1, Mismatches: []group.RegionMismatch{{Healed: true}}},
 		},
+		Objects: &group.ObjectsStatus{
+			State: "member", Generation: 1, Incarnation: 1, Count: 5021, Revision: "812231", StoredSeq: 9000, AppliedSeq: 8990,
+			Lags:    group.Lags{TransitLagSeconds: p(0.02), ReplayDebt: &group.Debt{Seconds: 0.1, Bytes: 20480, Messages: 10}, CaptureDebt: &group.Debt{}},
+			Applied: &group.Point{Barrier: 229, Time: noon.Add(-2700 * time.Millisecond), Kind: "crash"}, Current: 4900, HeldBack: 110, Refusals: 11,
+			Refused: []group.Refusal{
+				{Group: "apps", Version: "v1", Resource: "deployments", Namespace: "bank", Name: "teller", Reason: "spec.selector: field is immutable", Since: noon.Add(-time.Minute)},
+				{Version: "v1", Resource: "persistentvolumes", Name: "pv-1", Held: true, Reason: "storage class fast is unknown", Since: noon.Add(-time.Hour)},
+			},
+		},
 		MissingVotes: []string{"stock"},
 		Conditions: []group.Condition{
 			{Type: group.ConditionConnected, OK: true},
+			{Type: group.ConditionObjects, Message: "the DR API server refuses 11 objects", Since: noon.Add(-time.Minute)},
 			{Type: group.ConditionStorage, Message: "no room on /var/lib/farshore: free 3 GiB", Since: noon.Add(-time.Minute)},
 		},
 	}
@@ -52,6 +62,10 @@ func TestText(t *testing.T) {
 	}{
 		"full.txt":  {full(), noon.Add(400 * time.Millisecond)},
 		"stale.txt": {full(), noon.Add(42 * time.Second)},
+		"objects.txt": {&group.Status{
+			Group: "shop", Applier: "applier-1", Time: noon, Phase: group.PhaseSeeding,
+			Objects: &group.ObjectsStatus{State: "joining", Generation: 1, Incarnation: 1, Refused: []group.Refusal{}},
+		}, noon},
 		"empty.txt": {&group.Status{Group: "shop", Applier: "applier-1", Time: noon, Phase: group.PhaseStarting}, noon},
 	} {
 		t.Run(name, func(t *testing.T) {
