@@ -215,3 +215,48 @@ func TestCapturerCanMend(t *testing.T) {
 		t.Errorf("an old generation can't be deleted: %v", err)
 	}
 }
+
+// A capturer can write the objects stream, and remember what it sent as its memory does: note, read as a whole, forget, and drop a
+// generation.
+func TestCapturerCanRecordObjects(t *testing.T) {
+	p := startPair(t)
+	capturer := p.connect(t, "primary", "capturer")
+	write(t, capturer, journal.StreamID{Group: "shop", Part: journal.Objects, Generation: 1}, 10)
+	ctx := t.Context()
+	kv, err := capturer.JetStream().CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "farshore-objects", LimitMarkerTTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"shop.g1", "shop.g1.apps.deployments.bank.web", "shop.g1._.configmaps.bank.a"} {
+		if _, err := kv.Put(ctx, key, []byte("x")); err != nil {
+			t.Fatalf("note %s: %v", key, err)
+		}
+	}
+	if err := kv.Purge(ctx, "shop.g1._.configmaps.bank.a", jetstream.PurgeTTL(time.Hour)); err != nil {
+		t.Errorf("forget: %v", err)
+	}
+	w, err := kv.Watch(ctx, "shop.g1.>", jetstream.IgnoreDeletes())
+	if err != nil {
+		t.Fatalf("read: %v", err)
+	}
+	n := 0
+	for e := range w.Updates() {
+		if e == nil {
+			break
+		}
+		n++
+	}
+	if err := w.Stop(); err != nil || n != 1 {
+		t.Errorf("%d entries were read, %v", n, err)
+	}
+	if _, err := kv.Get(ctx, "shop.g1"); err != nil {
+		t.Errorf("read one: %v", err)
+	}
+	stream, err := capturer.JetStream().Stream(ctx, "KV_farshore-objects")
+	if err == nil {
+		err = stream.Purge(ctx, jetstream.WithPurgeSubject("$KV.farshore-objects.shop.g1.>"))
+	}
+	if err != nil {
+		t.Errorf("drop a generation: %v", err)
+	}
+}

@@ -126,15 +126,16 @@ func TestRolesAreConfined(t *testing.T) {
 		site, role, publish, subscribe string
 	}{
 		{"primary", "capturer",
-			"fs.shop.control.g1 fs.shop.objects.g1 fsctl.shop.mark fsctl.shop.clock fsctl.shop.tap.orders fsctl.shop.repair.orders fsctl.shop.answer.x fsmirror.shop.orders.g1.m1 " +
+			"fs.shop.control.g1 fsctl.shop.mark fsctl.shop.clock fsctl.shop.tap.orders fsctl.shop.repair.orders fsctl.shop.answer.x fsmirror.shop.orders.g1.m1 " +
 				"$JS.API.STREAM.DELETE.KV_farshore-generations $JS.API.STREAM.PURGE.KV_farshore-generations $JS.API.STREAM.UPDATE.KV_farshore-generations $JS.API.STREAM.MSG.DELETE.FS_shop_orders_g1 " +
+				"$JS.API.STREAM.DELETE.KV_farshore-objects $JS.API.STREAM.UPDATE.KV_farshore-objects " +
 				"$JS.API.CONSUMER.CREATE.FS_shop_ledger_g1.reader.fs.shop.ledger.g1 $JS.API.CONSUMER.CREATE.FS_shop_ledger_g1 $JS.API.CONSUMER.DURABLE.CREATE.FS_shop_ledger_g1.reader " +
 				"$JS.API.CONSUMER.MSG.NEXT.FS_shop_ledger_g1.dr_m1 $JS.API.CONSUMER.DELETE.FS_shop_ledger_g1.dr_m1 $JS.FC.FS_shop_ledger_g1.dr_m1.x " +
 				"$KV.farshore-generations.shop.control $KV.another.shop _INBOX.x",
 			"fs.> fs.shop.ledger.g1 fsctl.shop.announce fsctl.shop.mark fsctl.shop.recovery fsctl.> fsmirror.> $JS.API.> $KV.> >"},
 		{"primary", "snapshotter",
 			"fs.shop.orders.g1 fs.shop.objects.g1 fsctl.shop.announce fsctl.shop.mark fsctl.shop.repair.orders fsctl.shop.answer.x fsmirror.shop.orders.g1.m1 $JS.API.STREAM.DELETE.KV_farshore-generations " +
-				"$JS.API.STREAM.PURGE.KV_farshore-generations $JS.API.STREAM.UPDATE.KV_farshore-generations $KV.farshore-generations.shop.orders _INBOX.x",
+				"$JS.API.STREAM.PURGE.KV_farshore-generations $JS.API.STREAM.UPDATE.KV_farshore-generations $KV.farshore-generations.shop.orders $KV.farshore-objects.shop.g1 _INBOX.x",
 			"fs.> fsctl.shop.tap.orders fsctl.shop.repair.orders fsctl.shop.recovery fsmirror.> $JS.API.> >"},
 		{"primary", "operator",
 			"fs.shop.orders.g1 fs.shop.control.g1 fsctl.shop.announce fsctl.shop.tap.orders fsctl.shop.recovery fsctl.shop.answer.x $JS.API.STREAM.CREATE.x $JS.API.STREAM.DELETE.FS_shop_orders_g1 " +
