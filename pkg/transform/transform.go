@@ -8,28 +8,15 @@
 // again if it is put in.
 package transform
 
-import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-)
+import "k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 // Transformer applies rules. Its methods may be called concurrently.
 type Transformer struct {
-	rules       Rules
-	fingerprint string
-}
-
-// Compile checks the rules and prepares them. Where there are problems the Transformer is nil.
-func Compile(r Rules) (*Transformer, []Problem) {
-	text, err := json.Marshal(r)
-	if err != nil {
-		return nil, []Problem{{"patches", "can't be written as JSON: " + err.Error()}}
-	}
-	sum := sha256.Sum256(append([]byte(version), text...))
-	return &Transformer{rules: r, fingerprint: hex.EncodeToString(sum[:8])}, nil
+	rules        Rules
+	fingerprint  string
+	hosts, names dnsNames
+	registries   map[string]string // as the rules', with one name for docker.io
+	patches      []patch
 }
 
 // version is raised with every change of what Apply makes of an object under the same rules.
@@ -48,6 +35,24 @@ func (t *Transformer) Namespace(name string) string {
 
 // Apply changes obj in place. An error means that a patch can't be applied to it, or its condition can't be
 // evaluated; obj is then in between and must not be used.
+//
+// The order is fixed: first what a server owns goes, then namespaces, storage classes, ingress classes, registries, hosts and DNS
+// names are mapped, then the patches are applied, in the order of the rules. A patch's target is meant as at the primary, its condition and its
+// operations see what everything before them has made. What no step but a patch may write, such as a Service's
+// address, a patch may: it has the last word.
 func (t *Transformer) Apply(obj *unstructured.Unstructured) error {
+	id := identityOf(obj)
+	owned(obj)
+	t.namespaces(obj)
+	t.storageClasses(obj)
+	t.ingressClasses(obj)
+	t.images(obj)
+	t.hostnames(obj)
+	t.dnsNames(obj)
+	for _, p := range t.patches {
+		if err := p.apply(id, obj); err != nil {
+			return err
+		}
+	}
 	return nil
 }
