@@ -79,10 +79,6 @@ func TestSecretsAreEncrypted(t *testing.T) {
 		t.Error("a Secret that can't be decrypted is there")
 	}
 	s.SetObjects(braces("namespaces: [bank], recipients: ["+recipient+"]"), braces(fmt.Sprintf(recovery, path)))
-	// An applier may have to be started again for another identity.
-	s.Applier.Terminate()
-	s.Applier.Start()
-	s.Applier.WaitReady()
 	s.applied("second")
 	obj := s.dr.get(secrets, "bank", "password")
 	if obj == nil {
