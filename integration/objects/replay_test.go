@@ -80,8 +80,8 @@ func TestReplayToAnOlderPoint(t *testing.T) {
 	if out, err := s.Farshore("replay", "--to", "older", "--into", into); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if files := holding(t, into, []string{"kept"}); len(files) != 1 || !strings.HasSuffix(files[0], ".yaml") {
-		t.Errorf("the lost ConfigMap is in %q", files)
+	if files := holding(t, filepath.Join(into, "manifests"), []string{"kept"}); len(files) != 1 || !strings.HasSuffix(files[0], ".yaml") {
+		t.Errorf("the lost ConfigMap's manifest is in %q", files)
 	}
 	if value(s.dr.get(configMaps, "bank", "changed")) != "new" || s.dr.get(configMaps, "bank", "lost") != nil {
 		t.Error("the replay changed the DR API server")
