@@ -84,6 +84,9 @@ func (r *Rebuilder) Resume(p Progress) {
 	defer r.mu.Unlock()
 	p.Mode = cmp.Or(p.Mode, ModeStandby)
 	r.progress, r.status.Released = p, p.Mode == ModeReleased
+	if p.Mode == ModeReleasing && len(p.Failed) > 0 {
+		r.only = failed(p) // it had ended before, and was asked for again
+	}
 }
 
 // Update makes rules the ones to follow; what they change is applied again.

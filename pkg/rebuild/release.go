@@ -26,11 +26,7 @@ func (r *Rebuilder) Release(ctx context.Context, progress func(Progress)) (Progr
 		r.progress = Progress{Mode: ModeReleasing, Since: now(), Point: r.wanted.Point()}
 		r.stir()
 	case r.progress.Mode == ModeReleased && len(r.progress.Failed) > 0:
-		r.only = make(map[target]bool)
-		for _, s := range r.progress.Failed {
-			r.only[target{s.Object.Group, s.Object.Resource, s.Object.Namespace, s.Object.Name}] = true
-		}
-		r.again = true
+		r.only, r.again = failed(r.progress), true
 		r.progress = Progress{Mode: ModeReleasing, Since: r.progress.Since, Point: r.progress.Point}
 		r.stir()
 	}
@@ -50,6 +46,15 @@ func (r *Rebuilder) Release(ctx context.Context, progress func(Progress)) (Progr
 		}
 		r.mu.Lock()
 	}
+}
+
+// failed names what a release could not release.
+func failed(p Progress) map[target]bool {
+	out := make(map[target]bool)
+	for _, s := range p.Failed {
+		out[target{s.Object.Group, s.Object.Resource, s.Object.Namespace, s.Object.Name}] = true
+	}
+	return out
 }
 
 // Progress tells how far a release is.
