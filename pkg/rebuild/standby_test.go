@@ -183,7 +183,7 @@ webhooks:
   failurePolicy: Fail
   namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: NS}}
   clientConfig: {service: {name: front, namespace: NS, path: /check}}
-  rules: [{apiGroups: [""], apiVersions: [v1], resources: [configmaps, namespaces], operations: [CREATE, UPDATE], scope: "*"}]
+  rules: [{apiGroups: ["*"], apiVersions: [v1], resources: [configmaps, clusterroles], operations: [CREATE, UPDATE], scope: "*"}]
 `
 
 // Until a release nothing acts: real controllers run, and make no Pod and no Job, bind no claim and scale nothing. After
@@ -222,7 +222,8 @@ func TestInertUntilReleased(t *testing.T) {
 	if got := field(r.must("v1", "configmaps", "bank", "settings"), "metadata", "ownerReferences"); got != nil {
 		t.Errorf("owners of the primary: %v", got)
 	}
-	// The webhook fails everything that it matches: nothing answers it.
+	// The webhook fails everything that it matches, since nothing answers it, in a namespace or in none.
+	r.create("bank", "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: free}")
 	r.create("bank", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: free, namespace: NS}")
 	for _, held := range []struct{ version, resource, name string }{
 		{"apps/v1", "deployments", "web"}, {"apps/v1", "daemonsets", "agent"}, {"batch/v1", "cronjobs", "nightly"},
