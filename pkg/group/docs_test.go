@@ -20,13 +20,15 @@ func read(t *testing.T, path string) string {
 	return string(data)
 }
 
-func TestExampleIsValidAndInTheDocumentation(t *testing.T) {
-	example := read(t, "../../deploy/examples/group.yaml")
-	if _, err := Parse([]byte(example)); err != nil {
-		t.Error(err)
-	}
-	if !strings.Contains(read(t, "../../docs/configuration.md"), "```yaml\n"+example+"```") {
-		t.Error("docs/configuration.md doesn't show deploy/examples/group.yaml as it is")
+func TestExamplesAreValidAndInTheDocumentation(t *testing.T) {
+	for _, file := range []string{"deploy/examples/group.yaml", "deploy/examples/objects.yaml"} {
+		example := read(t, "../../"+file)
+		if _, err := Parse([]byte(example)); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+		if !strings.Contains(read(t, "../../docs/configuration.md"), "```yaml\n"+example+"```") {
+			t.Errorf("docs/configuration.md doesn't show %s as it is", file)
+		}
 	}
 }
 

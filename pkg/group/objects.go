@@ -1,6 +1,7 @@
 package group
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strconv"
@@ -63,8 +64,12 @@ func (v *validator) objects(path string, o *Objects) {
 	v.patterns(path+".leaveOut", o.LeaveOut)
 	v.patterns(path+".keep", o.Keep)
 	v.each(path+".recipients", o.Recipients, func(path, value string) {
-		if value == "" {
+		switch {
+		case value == "":
 			v.fail(path, "is missing")
+			return
+		case strings.HasPrefix(strings.ToUpper(value), "AGE-SECRET-KEY"):
+			v.fail(path, "is no age recipient but an identity, which belongs to the DR site alone; its recipient begins with age1")
 			return
 		}
 		if _, err := age.ParseRecipients(strings.NewReader(value)); err != nil || strings.ContainsAny(value, "#\n") {
@@ -102,7 +107,7 @@ func (v *validator) patterns(path string, list []ObjectPattern) {
 	}
 }
 
-func (v *validator) recoveryObjects(path string, r RecoveryObjects, captured bool) {
+func (v *validator) recoveryObjects(path string, r RecoveryObjects, o *Objects) {
 	v.each(path+".identities", r.Identities, v.path)
 	for i, kind := range r.Inert {
 		at := path + ".inert[" + strconv.Itoa(i) + "]"
@@ -119,8 +124,17 @@ func (v *validator) recoveryObjects(path string, r RecoveryObjects, captured boo
 	for _, p := range problems {
 		v.fail(path+"."+p.Path, "%s", p.Message)
 	}
-	if !captured && !reflect.DeepEqual(r, Default().Spec.Recovery.Objects) {
-		v.fail(path, "is given, but no objects are captured; spec.objects says which")
+	if o == nil {
+		if !reflect.DeepEqual(r, Default().Spec.Recovery.Objects) {
+			v.fail(path, "is given, but no objects are captured; spec.objects says which")
+		}
+		return
+	}
+	for from, to := range r.Namespaces {
+		if _, moves := r.Namespaces[to]; !moves && from != to && slices.Contains(o.Namespaces, to) {
+			v.fail(fmt.Sprintf("%s.namespaces[%q]", path, from),
+				"%q is one of the group's own namespaces and keeps its name: objects of the same name would be one", to)
+		}
 	}
 }
 

@@ -101,7 +101,7 @@ func (v *validator) group(g *Group) {
 	if r.Journal.WhenFull != FullKeepReplicating && r.Journal.WhenFull != FullKeepHistory {
 		v.fail("spec.recovery.journal.whenFull", "must be keep-replicating or keep-history, is %q", r.Journal.WhenFull)
 	}
-	v.recoveryObjects("spec.recovery.objects", r.Objects, g.Spec.Objects != nil)
+	v.recoveryObjects("spec.recovery.objects", r.Objects, g.Spec.Objects)
 }
 
 func (v *validator) sites(s Sites) {

@@ -77,6 +77,9 @@ func (c *checker) namespaces(m map[string]string) {
 	taken := make(map[string]string)
 	for _, from := range slices.Sorted(maps.Keys(m)) {
 		to := m[from]
+		if to == "" {
+			continue // which is a problem already
+		}
 		if first, ok := taken[to]; ok {
 			c.fail(entry("namespaces", from), "%q is what %s becomes already: objects of the same name would be one", to, first)
 		}
