@@ -64,8 +64,12 @@ func TestMarkCutsAtTheRevision(t *testing.T) {
 	}
 	defer load.Wait()
 	defer end()
+	var longest time.Duration
+	defer func() { t.Logf("the longest of the barriers took %s", longest) }()
 	for b := range uint64(25) {
+		start := time.Now()
 		revision, seq := labelled(t, w, b+1)
+		longest = max(longest, time.Since(start))
 		got := replay(t, s.stream.events()[:seq])
 		for _, r := range append(kinds, crd) {
 			if diff := differences(of(got, r), s.existed(r, revision)); len(diff) > 0 {

@@ -21,8 +21,8 @@ func (i id) key(version string) events.ObjectKey {
 
 // evaluate sends what the reader lacks of an object, if it lacks anything.
 func (t *tenure) evaluate(ctx context.Context, i id) error {
-	o, was, wasSent := t.have[i], sent{}, false
-	was, wasSent = t.sent[i]
+	o, _ := t.have.get(i)
+	was, wasSent := t.sent.get(i)
 	if o != nil && t.closure.Selected(o.key()) {
 		delete(t.deferred, i)
 		if wasSent && was == (sent{o.kind.Version, o.uid, o.revision}) {
@@ -53,9 +53,9 @@ func (t *tenure) evaluate(ctx context.Context, i id) error {
 
 // exists tells of an object that isn't known whether it may exist all the same.
 func (t *tenure) exists(i id) bool {
-	f := t.w.feed(place{i.group, i.resource, i.namespace})
+	f := t.w.feed(i.place())
 	if f == nil {
-		return t.w.mayBeServed(kindID{i.group, i.resource}, i.namespace)
+		return t.w.mayBeServed(i.place().kind(), i.namespace)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -82,7 +82,7 @@ func (t *tenure) upsert(ctx context.Context, i id, o *object, was sent) error {
 		}
 	}
 	t.w.count.upserts.Add(1)
-	t.sent[i] = sent{o.kind.Version, o.uid, o.revision}
+	t.sent.put(i, sent{o.kind.Version, o.uid, o.revision})
 	if was.version != "" && was.version != o.kind.Version {
 		t.notes.forget(i.key(was.version), seq)
 	}
@@ -99,7 +99,7 @@ func (t *tenure) remove(ctx context.Context, i id, was sent, revision string) er
 		return fmt.Errorf("send the deletion of %s %s/%s: %w", i.resource, i.namespace, i.name, err)
 	}
 	t.w.count.deletes.Add(1)
-	delete(t.sent, i)
+	t.sent.delete(i)
 	t.notes.forget(i.key(was.version), seq)
 	return nil
 }
@@ -114,7 +114,7 @@ func (t *tenure) listOne(ctx context.Context) error {
 	delete(t.list, k)
 	version, revision := "", ""
 	for _, f := range t.w.feeds() {
-		if (kindID{f.place.group, f.place.resource}) != k {
+		if f.place.kind() != k {
 			continue
 		}
 		f.mu.Lock()
@@ -130,8 +130,8 @@ func (t *tenure) listOne(ctx context.Context) error {
 	}
 	objects, size := []events.ListedObject(nil), 0
 	var parts [][]events.ListedObject
-	for i, s := range t.sent {
-		if (kindID{i.group, i.resource}) != k {
+	for i, s := range t.sent.all() {
+		if i.place().kind() != k {
 			continue
 		}
 		o := events.ListedObject{Namespace: i.namespace, Name: i.name, UID: s.uid}

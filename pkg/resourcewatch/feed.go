@@ -32,15 +32,10 @@ func (o *object) GetObjectMeta() metav1.Object {
 	return &metav1.ObjectMeta{Namespace: o.namespace, Name: o.name, ResourceVersion: o.revision}
 }
 
-func (o *object) id() id { return id{o.kind.Group, o.kind.Resource, o.namespace, o.name} }
-
 // same tells whether both are the same object, unchanged.
 func (o *object) same(p *object) bool {
 	return o != nil && p != nil && o.uid == p.uid && o.revision == p.revision && o.kind == p.kind
 }
-
-// id names an object whatever version of its API it is read through.
-type id struct{ group, resource, namespace, name string }
 
 // change is one thing that became of a feed's objects.
 type change struct {
@@ -109,9 +104,6 @@ type feed struct {
 
 	stop func() // ends the reflector and waits for it; belongs to the goroutine of kinds
 }
-
-// place names a feed.
-type place struct{ group, resource, namespace string }
 
 func newFeed(p place, s *selection.Selection, b *budget, wake func()) *feed {
 	return &feed{

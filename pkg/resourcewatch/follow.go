@@ -63,12 +63,11 @@ func (w *Watcher) follow(ctx context.Context, p place, k *selection.Kind) {
 			return changes, err
 		},
 	}
-	silent := logr.Discard() // client-go would log objects where it can't make sense of them
-	backoff := retry
+	backoff, silent := retry, logr.Discard()
 	r := cache.NewReflectorWithOptions(source, &unstructured.Unstructured{}, store(w, f), cache.ReflectorOptions{
 		Logger: &silent, Name: p.resource, Backoff: &backoff,
 	})
-	ctx, cancel := context.WithCancel(klog.NewContext(ctx, silent))
+	ctx, cancel := context.WithCancel(quiet(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { r.RunWithContext(ctx) })
 	f.stop = func() {
@@ -76,6 +75,10 @@ func (w *Watcher) follow(ctx context.Context, p place, k *selection.Kind) {
 		running.Wait()
 	}
 }
+
+// quiet keeps client-go from logging on its own: it would log objects where it can't make sense of them. What fails is
+// seen by report, and by who asks.
+func quiet(ctx context.Context) context.Context { return klog.NewContext(ctx, logr.Discard()) }
 
 // store is what the reflector of a feed writes to.
 func store(w *Watcher, f *feed) cache.ReflectorStore {

@@ -199,7 +199,7 @@ func (w *Watcher) drop(ctx context.Context, wanted map[place]*selection.Kind, fa
 // isGone makes sure that a kind which discovery doesn't list is not served: a server that has just started may not list all
 // yet, and what is taken to be gone is deleted at the DR site.
 func (w *Watcher) isGone(ctx context.Context, f *feed) bool {
-	if !f.place.isCRDs() && w.crds() != nil && w.mayBeDefined(kindID{f.place.group, f.place.resource}) {
+	if !f.place.isCRDs() && w.crds() != nil && w.mayBeDefined(f.place.kind()) {
 		return false
 	}
 	_, err := w.partial(f).List(ctx, metav1.ListOptions{Limit: 1})

@@ -76,7 +76,9 @@ func (n *notes) run(ctx context.Context) {
 		for _, o := range n.pending {
 			batch = append(batch, o)
 		}
-		clear(n.pending)
+		if len(batch) > 0 {
+			n.pending = make(map[events.ObjectKey]note) // a large one isn't kept
+		}
 		finished := n.finished
 		n.mu.Unlock()
 		if len(batch) == 0 {

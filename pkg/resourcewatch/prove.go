@@ -15,6 +15,8 @@ import (
 const (
 	proofs    = 8    // asked for at once
 	proofPage = 2000 // objects in one answer
+
+	proofTimeout = 10 * time.Second // of a proof that no barrier waits for
 )
 
 // stamp is which version of an object existed.
@@ -22,6 +24,7 @@ type stamp struct{ uid, revision string }
 
 // newest reads the API server's revision: that of the newest change of anything, confirmed by the storage, not by a cache.
 func (w *Watcher) newest(ctx context.Context) (string, error) {
+	ctx = quiet(ctx)
 	err := errors.New("no kind is watched yet")
 	for _, f := range w.feeds() {
 		f.mu.Lock()
@@ -149,6 +152,7 @@ func (f *feed) prove(revision string, names map[string]stamp) (bool, error) {
 
 // exactly returns what existed of a feed's kind at the revision.
 func (w *Watcher) exactly(ctx context.Context, f *feed, revision string) (map[string]stamp, error) {
+	ctx = quiet(ctx)
 	out := make(map[string]stamp)
 	o := metav1.ListOptions{ResourceVersion: revision, ResourceVersionMatch: metav1.ResourceVersionMatchExact, Limit: proofPage}
 	for {
@@ -188,7 +192,7 @@ func (w *Watcher) proveIdle(ctx context.Context) error {
 }
 
 func (w *Watcher) proveNow(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, w.o.Prove)
+	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
 	for _, f := range w.feeds() {
 		f.mu.Lock()

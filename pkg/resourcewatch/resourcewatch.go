@@ -115,7 +115,8 @@ func New(o Options) (*Watcher, error) {
 	}
 	w.gate = &gate{wake: w.poke}
 	config := rest.CopyConfig(o.Config)
-	config.QPS = -1 // the API server's own fairness is enough: a limit here would delay barriers
+	config.QPS = -1                  // the API server's own fairness is enough: a limit here would delay barriers
+	config.DisableCompression = true // each open watch would hold 40 kB for it
 	config.WarningHandler = rest.NoWarnings{}
 	config.UserAgent = "farshore-capturer"
 	var errs [4]error
@@ -138,7 +139,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		return err
 	}
 	defer stop()
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := errgroup.WithContext(quiet(ctx))
 	group.Go(func() error { return w.discover(ctx) })
 	group.Go(func() error { return w.proveIdle(ctx) })
 	return group.Wait()

@@ -35,7 +35,7 @@ func (w *Watcher) Status() Status {
 	for _, f := range w.feeds() {
 		f.mu.Lock()
 		if !f.gone {
-			kinds[kindID{f.place.group, f.place.resource}] = true
+			kinds[f.place.kind()] = true
 			s.Objects += len(f.latest)
 			s.Synced = s.Synced && (f.listed || len(f.refused) > 0)
 			for _, verb := range []string{"list", "watch"} {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,22 +21,6 @@ const failingGrace = 30 * time.Second
 // flushTime is how long a tenure's end waits for what it appended to be stored and noted.
 const flushTime = 2 * time.Second
 
-// model is what the tenures know of the objects: every change that was taken from the feeds, and nothing else. It
-// outlives them.
-type model struct {
-	closure *selection.Closure
-	have    map[id]*object
-	byFeed  map[place]map[string]*object // the same, by name
-	taken   map[place]bool               // a whole was taken once
-}
-
-func newModel() *model {
-	return &model{
-		closure: selection.NewClosure(), have: make(map[id]*object),
-		byFeed: make(map[place]map[string]*object), taken: make(map[place]bool),
-	}
-}
-
 // tenure appends to one writer's tenure of the stream. Its fields belong to the goroutine of run, but for the last two.
 type tenure struct {
 	w     *Watcher
@@ -47,7 +30,7 @@ type tenure struct {
 	*model
 
 	began    time.Time
-	sent     map[id]sent
+	sent     *table[sent]
 	loaded   bool            // the feeds were taken as a whole
 	dirty    []id            // that may have to be sent, in order
 	isDirty  map[id]bool     // the same
@@ -63,9 +46,6 @@ type tenure struct {
 	ready    atomic.Bool
 	selected atomic.Int64 // objects that the reader has
 }
-
-// kindID names a kind whatever version it is read in.
-type kindID struct{ group, resource string }
 
 // sent is what the stream's reader has of an object.
 type sent struct{ version, uid, revision string }
@@ -83,7 +63,7 @@ func (w *Watcher) Record(ctx context.Context, sink Sink, memory Memory) error {
 	}
 	t := &tenure{
 		w: w, log: w.log, sink: sink, notes: newNotes(sink, memory, w.log), model: w.model, began: time.Now(),
-		sent: make(map[id]sent, len(noted)), isDirty: make(map[id]bool), deferred: make(map[id]struct{}),
+		sent: newTable[sent](), isDirty: make(map[id]bool), deferred: make(map[id]struct{}),
 		list: make(map[kindID]bool), marks: make(chan *markRequest), ended: make(chan struct{}),
 	}
 	for k, s := range noted {
@@ -114,10 +94,10 @@ func (w *Watcher) Record(ctx context.Context, sink Sink, memory Memory) error {
 // remember takes over what an earlier tenure sent. Of an object that was sent in two versions of its API the later counts.
 func (t *tenure) remember(k events.ObjectKey, s Sent) {
 	i := id{k.Group, k.Resource, k.Namespace, k.Name}
-	if was, ok := t.sent[i]; ok && !after(s.Revision, was.revision) {
+	if was, ok := t.sent.get(i); ok && !after(s.Revision, was.revision) {
 		return
 	}
-	t.sent[i] = sent{k.Version, s.UID, s.Revision}
+	t.sent.put(i, sent{k.Version, s.UID, s.Revision})
 }
 
 func (t *tenure) run(ctx context.Context) error {
@@ -128,7 +108,7 @@ func (t *tenure) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		t.selected.Store(int64(len(t.sent)))
+		t.selected.Store(int64(t.sent.n))
 		if busy {
 			select {
 			case m := <-t.marks:
@@ -169,7 +149,9 @@ func (t *tenure) step(ctx context.Context) (busy bool, err error) {
 			return false, nil
 		}
 		i := t.dirty[0]
-		t.dirty = t.dirty[1:]
+		if t.dirty = t.dirty[1:]; len(t.dirty) == 0 { // after a tenure's beginning they are large
+			t.dirty, t.isDirty = nil, make(map[id]bool)
+		}
 		delete(t.isDirty, i)
 		return true, t.evaluate(ctx, i)
 	}
@@ -192,7 +174,7 @@ func (t *tenure) step(ctx context.Context) (busy bool, err error) {
 	}
 	if t.loaded && !t.ready.Load() {
 		t.ready.Store(true)
-		t.log.Info("objects are recorded", "objects", len(t.have), "sent", len(t.sent), "after", time.Since(t.began).Round(time.Millisecond))
+		t.log.Info("objects are recorded", "objects", t.have.n, "sent", t.sent.n, "after", time.Since(t.began).Round(time.Millisecond))
 	}
 	if t.take() {
 		return true, nil
@@ -236,7 +218,7 @@ func (t *tenure) take() bool {
 	}
 	p := t.from.place
 	t.taken[p] = true
-	for name := range t.byFeed[p] {
+	for name := range t.have.rows[p] {
 		if c.all[name] == nil {
 			t.tell(p, change{name: name})
 		}
@@ -245,35 +227,32 @@ func (t *tenure) take() bool {
 		t.tell(p, change{object: o})
 	}
 	if relisted {
-		t.list[kindID{p.group, p.resource}] = true
+		t.list[p.kind()] = true
 	}
 	return true
 }
 
 // tell has the model know of one change. What it may make necessary to be sent becomes dirty.
 func (t *tenure) tell(p place, c change) {
-	objects := t.byFeed[p]
-	if objects == nil {
-		objects = make(map[string]*object)
-		t.byFeed[p] = objects
-	}
 	var changes []selection.Change
+	i := p.id(c.name)
+	if c.object != nil {
+		i = p.id(c.object.name)
+	}
+	was, known := t.have.get(i)
 	switch o := c.object; {
 	case o == nil:
-		i := id{p.group, p.resource, p.namespace, c.name}
-		if was := objects[c.name]; was != nil {
+		if known {
 			changes = t.closure.Delete(was.key())
 		}
-		delete(objects, c.name)
-		delete(t.have, i)
+		t.have.delete(i)
 		t.touch(i)
-	case objects[o.name] == o: // told already
+	case was == o: // told already
 	default:
 		changes = t.closure.Put(*o.facts)
 		o.facts = nil
-		objects[o.name] = o
-		t.have[o.id()] = o
-		t.touch(o.id())
+		t.have.put(i, o)
+		t.touch(i)
 	}
 	for _, c := range changes {
 		t.touch(id{c.Key.Group, c.Key.Resource, c.Key.Namespace, c.Key.Name})
@@ -293,46 +272,17 @@ func (t *tenure) touch(ids ...id) {
 // all makes everything dirty that the reader has or should have, and has every kind listed: the reader may have objects that
 // nobody remembers.
 func (t *tenure) all() {
-	ids := make(map[id]bool, len(t.sent)+len(t.have))
-	for i := range t.sent {
+	ids := make(map[id]bool, t.have.n)
+	for i := range t.sent.all() {
 		ids[i] = true
 	}
-	for i := range t.have {
+	for i := range t.have.all() {
 		ids[i] = true
 	}
 	t.touch(slices.SortedFunc(maps.Keys(ids), id.compare)...)
 	for _, f := range t.w.feeds() {
-		t.list[kindID{f.place.group, f.place.resource}] = true
+		t.list[f.place.kind()] = true
 	}
-}
-
-func (i id) compare(j id) int {
-	return comparePairs(i.group, j.group, i.resource, j.resource, i.namespace, j.namespace, i.name, j.name)
-}
-
-func (p place) compare(q place) int {
-	return comparePairs(p.group, q.group, p.resource, q.resource, p.namespace, q.namespace)
-}
-
-func comparePairs(pairs ...string) int {
-	for n := 0; n < len(pairs); n += 2 {
-		if c := strings.Compare(pairs[n], pairs[n+1]); c != 0 {
-			return c
-		}
-	}
-	return 0
-}
-
-// String is the feed's kind and namespace, for people.
-func (p place) String() string {
-	s := p.resource
-	if p.group != "" {
-		s += "." + p.group
-	}
-	if p.namespace != "" {
-		s += " in " + p.namespace
-	}
-	return s
 }
 
 // begun tells whether all kinds that can be read have been taken as a whole.
