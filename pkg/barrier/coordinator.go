@@ -82,6 +82,7 @@ type Coordinator struct {
 	strangers   map[string]string    // taps that were refused, by why
 	superseded  time.Time            // since when taps refuse us for a newer snapshotter
 	patience    time.Duration        // how long we wait for the fence then
+	indulgence  time.Duration        // how long a labelled barrier waits for members that are missing
 	reported    report
 }
 
@@ -120,7 +121,7 @@ func NewCoordinator(o Options) (*Coordinator, error) {
 		presence: newPresence(), requests: make(chan *nats.Msg, maxMarkRequests), ready: make(chan struct{}),
 		listing: make(chan []Volume, 1), renewal: make(chan string, 1),
 		listed: listed(o.Volumes, o.Objects),
-		retry:  make(map[string]time.Time), strangers: make(map[string]string), patience: supersededLimit,
+		retry:  make(map[string]time.Time), strangers: make(map[string]string), patience: supersededLimit, indulgence: 2 * AnnounceEvery,
 	}, nil
 }
 

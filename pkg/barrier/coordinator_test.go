@@ -20,6 +20,7 @@ import (
 const onDemand = -1 // an Interval: labelled barriers only
 
 func TestLabelledBarrierIsCommitted(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	a, b := new(fakeTap), new(fakeTap)
 	r.serve("a", 3, a)
@@ -53,6 +54,7 @@ func TestLabelledBarrierIsCommitted(t *testing.T) {
 }
 
 func TestScheduleMakesBarriers(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.serve("a", 1, new(fakeTap))
 	r.coordinate(Options{Volumes: volumes("a"), Interval: 2 * time.Millisecond})
@@ -68,6 +70,7 @@ func TestScheduleMakesBarriers(t *testing.T) {
 }
 
 func TestMarkRefusals(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	conn := r.site.Conn()
 	if _, err := RequestMark(t.Context(), conn, testGroup, "x", time.Second); !errors.Is(err, ErrNoSnapshotter) {
@@ -90,6 +93,7 @@ func TestMarkRefusals(t *testing.T) {
 // [I] No commit without every member's vote; the absentee is named: in the answer, in the control
 // stream's heartbeats, and in the metrics.
 func TestMissingMemberIsNamed(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	reader := sdkmetric.NewManualReader()
 	meter := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)).Meter("")
@@ -187,6 +191,7 @@ func TestSilentMemberFailsTheBarrier(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t)
 			a, b := new(fakeTap), new(fakeTap)
 			r.serve("a", 1, a)
@@ -222,6 +227,7 @@ func TestSilentMemberFailsTheBarrier(t *testing.T) {
 
 // A member that isn't ready (a resync runs) holds commits back, and nobody is held for it.
 func TestUnreadyMemberIsMissing(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	a, b := new(fakeTap), new(fakeTap)
 	r.serve("a", 1, a)
@@ -254,6 +260,7 @@ func TestUnreadyMemberIsMissing(t *testing.T) {
 
 // [I] Numbers and times go on over a restart, whatever was tried before and wherever the clock is.
 func TestRestartGoesOn(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	a := new(fakeTap)
 	r.serve("a", 1, a)
@@ -283,6 +290,7 @@ func TestRestartGoesOn(t *testing.T) {
 // A volume joins without holding the others back, is a member once it has voted, and leaves only
 // when the document no longer lists it.
 func TestRoster(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	late := &fakeTap{unready: true, progress: events.Progress{Pass: events.PassSeed, Done: 1, Total: 4}}
 	r.serve("a", 1, new(fakeTap))
@@ -328,6 +336,7 @@ func TestRoster(t *testing.T) {
 
 // A joining volume that can't keep its word costs the members no commit.
 func TestBrokenJoinerHoldsNothingBack(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.serve("a", 1, new(fakeTap))
 	r.coordinate(Options{Volumes: volumes("a", "b"), Interval: onDemand, HoldLimit: 200 * time.Millisecond})
@@ -347,6 +356,7 @@ func TestBrokenJoinerHoldsNothingBack(t *testing.T) {
 
 // A tap of another volume under the same name is not let in.
 func TestStrangerIsRefused(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.serve("a", 1, new(fakeTap))
 	c := r.coordinate(Options{Volumes: []Volume{{Name: "a", UID: "another"}}, Interval: onDemand})
@@ -360,6 +370,7 @@ func TestStrangerIsRefused(t *testing.T) {
 
 // [I] The newer of two coordinators wins: the older one's taps refuse it and its commits can't be stored.
 func TestNewerCoordinatorFencesTheOlder(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	a := new(fakeTap)
 	r.serve("a", 1, a)
@@ -387,6 +398,7 @@ func TestNewerCoordinatorFencesTheOlder(t *testing.T) {
 
 // A bracket of hooks that a predecessor left open is closed before anything else.
 func TestOpenHooksAreClosed(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	id := journal.StreamID{Group: testGroup, Part: journal.Control, Generation: 1}
 	if _, err := r.site.Generation(t.Context(), testGroup, journal.Control); err != nil {
@@ -422,6 +434,7 @@ func TestOpenHooksAreClosed(t *testing.T) {
 
 // A stream that has lost its end can't be part of a cut behind what was promised.
 func TestVectorNeverFalls(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	a := &fakeTap{seq: 100}
 	r.serve("a", 1, a)
@@ -436,6 +449,7 @@ func TestVectorNeverFalls(t *testing.T) {
 // A coordinator that taps refuse for a newer one, and that nothing fences, ends: a power cut took the
 // newer one's epoch away, and starting again brings a higher one.
 func TestCoordinatorWithALowEpochEnds(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.serve("a", 1, new(fakeTap))
 	first := r.coordinate(Options{Volumes: volumes("a"), Interval: onDemand})
@@ -443,20 +457,22 @@ func TestCoordinatorWithALowEpochEnds(t *testing.T) {
 	if err := first.stop(); err != nil {
 		t.Fatal(err)
 	}
-	lost := request{identity: identity{1, 1}, Verb: verbHold, Token: events.Token{Epoch: 3, Barrier: 7}, Limit: time.Minute}
-	if a := r.answered(r.ask("a", lost)); a.Outcome != held {
-		t.Fatalf("got %+v", a)
-	}
 	c, err := NewCoordinator(Options{Site: r.site, Group: testGroup, Volumes: volumes("a"), Interval: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.patience = 50 * time.Millisecond
-	if err := start(t, c.Run).wait(); !errors.Is(err, ErrSuperseded) {
+	p := start(t, c.Run)
+	<-c.Ready()
+	lost := request{identity: identity{1, 1}, Verb: verbHold, Token: events.Token{Epoch: 3, Barrier: 7}, Limit: time.Minute}
+	if a := r.answered(r.ask("a", lost)); a.Outcome != held {
+		t.Fatalf("got %+v", a)
+	}
+	if err := p.wait(); !errors.Is(err, ErrSuperseded) {
 		t.Fatalf("got %v", err)
 	}
 	r.coordinate(Options{Volumes: volumes("a"), Interval: onDemand})
-	if got := r.mark("y"); got.Token.Epoch != 3 || got.Token.Barrier <= 7 {
+	if got := r.mark("y"); got.Token.Epoch < 3 || got.Token.Barrier <= 7 {
 		t.Errorf("token is %+v", got.Token)
 	}
 }

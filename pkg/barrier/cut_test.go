@@ -185,6 +185,7 @@ func plainTap(_ int, t Tap) Tap { return t }
 // before that one was issued: over thousands of barriers, while messages of this and of an older
 // snapshotter arrive late, twice and garbled.
 func TestCutsAreConsistent(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	enough := 2500
 	if testing.Short() {
@@ -244,6 +245,7 @@ func (l *lateTap) Release(events.Token) {
 
 // The check can fail: with one tap that opens before it marks it does.
 func TestCheckFindsATapThatOpensBeforeItMarks(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	_, violations := r.cut(100, false, func(i int, tap Tap) Tap {
 		if i == 1 {
@@ -326,6 +328,7 @@ func (s *saboteur) older(m *nats.Msg) []byte {
 
 // [I] A tap that isn't told to mark within its hold limit opens by itself and refuses the token.
 func TestRealTapOpensAtItsLimit(t *testing.T) {
+	t.Parallel()
 	r := tapRig(t)
 	v := r.record("a")
 	sub, err := r.site.Conn().SubscribeSync(announceSubject(testGroup))

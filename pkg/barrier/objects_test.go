@@ -77,6 +77,7 @@ func (r *rig) everybody(volumes int) *events.Commit {
 // A labelled commit tells the revision that was read for it and a scheduled one what was proven before; the revision is
 // read behind the holds and before the marks, and only for the former.
 func TestObjectsInACommit(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	a, o := new(fakeTap), &fakeObjects{revision: "100", proven: "90"}
 	r.serve("a", 1, a)
@@ -118,6 +119,7 @@ func TestObjectsInACommit(t *testing.T) {
 
 // A group may have objects and no volume.
 func TestObjectsAlone(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	if _, err := NewCoordinator(Options{Site: r.site, Group: testGroup}); err == nil {
 		t.Error("a coordinator of nothing was made")
@@ -140,6 +142,7 @@ func TestAPIServerThatDoesNotAnswer(t *testing.T) {
 		"hangs":   {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, "revision"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t)
 			a, o := new(fakeTap), &fakeObjects{revision: "100"}
 			r.serve("a", 1, a)
@@ -187,6 +190,7 @@ func TestSilentObjectsFailTheBarrier(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t)
 			a, o := new(fakeTap), &fakeObjects{revision: "100"}
 			r.serve("a", 1, a)
@@ -217,6 +221,7 @@ func TestSilentObjectsFailTheBarrier(t *testing.T) {
 
 // The proof may take longer than a tap has to open its gate, and nobody is held for it.
 func TestProofMayTakeTheWholeVote(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	a, o := new(fakeTap), &fakeObjects{revision: "100"}
 	r.serve("a", 1, a)
@@ -248,6 +253,7 @@ func TestProofMayTakeTheWholeVote(t *testing.T) {
 
 // A mark that proves less than what was asked for is no vote, as one that proves nothing is.
 func TestMarkHasToProveTheRevision(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	o := &unprovenObjects{fakeObjects: fakeObjects{revision: "100"}, proof: "100"}
 	r.serveObjects(1, o)
@@ -282,6 +288,7 @@ func (o *unprovenObjects) Mark(ctx context.Context, t events.Token) (ObjectsMark
 // Objects that are still being sent for the first time hold nothing back, and those of an API server that
 // doesn't answer join with a crash barrier.
 func TestJoiningObjectsHoldNothingBack(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	o := &fakeObjects{fakeTap: fakeTap{unready: true, progress: events.Progress{Pass: events.PassSeed, Done: 1, Total: 4}}, revision: "100"}
 	o.onRevision = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
@@ -333,6 +340,7 @@ func rosterOf(messages []journal.Message) (out []string) {
 
 // Objects leave when the document has none any more, and join again when it has.
 func TestObjectsLeaveAndComeBack(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	a, o := new(fakeTap), &fakeObjects{revision: "100"}
 	r.serve("a", 1, a)
@@ -361,6 +369,7 @@ func TestObjectsLeaveAndComeBack(t *testing.T) {
 // A snapshotter that knows nothing of objects, as an older one, lets them leave and cuts volumes; a newer one that takes
 // over again lets them join.
 func TestOldSnapshotterAgainstNew(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.serve("a", 1, new(fakeTap))
 	r.serveObjects(1, &fakeObjects{revision: "100"})
@@ -397,6 +406,7 @@ func TestOldSnapshotterAgainstNew(t *testing.T) {
 // [I] An objects stream that has lost its end can't be part of a cut behind what was promised: known over a restart
 // of the snapshotter, and over a new generation of the control stream.
 func TestObjectsNeverFall(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	o := &fakeObjects{fakeTap: fakeTap{seq: 100}, revision: "100"}
 	r.serve("a", 1, new(fakeTap))
@@ -434,6 +444,7 @@ func TestObjectsNeverFall(t *testing.T) {
 
 // The revision is asked for once, and only behind the hold of its token.
 func TestRevisionNeedsItsHold(t *testing.T) {
+	t.Parallel()
 	r := tapRig(t)
 	o := &fakeObjects{revision: "100"}
 	r.serveObjects(5, o)
@@ -476,6 +487,7 @@ func undisturbed(context.Context, *Coordinator) {}
 // that one was issued, and in labelled cuts every change of an object as well: while messages of this and of an older
 // snapshotter arrive late, twice and garbled.
 func TestCutsOfVolumesAndObjectsAreConsistent(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	enough := 1000
 	if testing.Short() {
@@ -508,6 +520,7 @@ func TestCheckFindsWhatIsWrongWithObjects(t *testing.T) {
 		"the mark proves nothing":                    {unproven: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t)
 			_, violations := r.cutModel(1, 100, f, undisturbed)
 			if len(violations) == 0 {

@@ -11,6 +11,7 @@ import (
 
 // While the bus is gone barriers fail or wait, and nothing needs help when it is back.
 func TestBarriersOutliveTheBus(t *testing.T) {
+	t.Parallel()
 	p := journaltest.Sites(t)
 	r := &rig{t: t, site: p.Primary}
 	t.Cleanup(func() { checkControl(t, 1, r.control()) })
@@ -35,6 +36,7 @@ func TestBarriersOutliveTheBus(t *testing.T) {
 // A snapshotter that is stopped and started again and again, at any moment, keeps the stream's
 // rules (they are checked at the end), and a tap that is started again votes as itself.
 func TestRestartsAtAnyMoment(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.serve("a", 1, new(fakeTap))
 	tap := r.serve("b", 1, new(fakeTap))

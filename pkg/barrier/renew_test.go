@@ -73,6 +73,7 @@ func (r *rig) renewed(generation uint32, base *events.Base) []journal.Message {
 // [I] A control stream that an operator deleted is not continued: a new generation begins on what the DR site
 // holds, with the roster and above every number, epoch and time that anybody knows.
 func TestLostControlStreamIsRenewed(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	a, b := new(fakeTap), new(fakeTap)
 	r.serve("a", 1, a)
@@ -131,6 +132,7 @@ func TestLostControlStreamIsRenewed(t *testing.T) {
 // A coordinator that starts on a stream that ends below the DR site's mirror, as a rolled back one does, takes the
 // roster from what is left of it.
 func TestRolledBackControlStreamIsRenewed(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.serve("a", 1, new(fakeTap))
 	gone := r.serve("b", 1, new(fakeTap))
@@ -169,6 +171,7 @@ func TestRolledBackControlStreamIsRenewed(t *testing.T) {
 
 // The DR site may ask for a new generation, once; and what concerns volumes is refused.
 func TestRenewOnRequest(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.serve("a", 1, new(fakeTap))
 	r.recover(repair.Foundation{Newest: 1, Barrier: 10})
@@ -200,6 +203,7 @@ func TestRenewOnRequest(t *testing.T) {
 
 // [I] A member whose stream got a new generation is followed there, and no commit counts it before it is ready in it.
 func TestMemberWithANewGeneration(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.serve("a", 1, new(fakeTap))
 	old := r.serve("b", 7, &fakeTap{seq: 500})

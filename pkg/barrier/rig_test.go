@@ -108,6 +108,7 @@ func (r *rig) coordinate(o Options) *coordinator {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	c.indulgence = 100 * time.Millisecond
 	p := start(r.t, c.Run)
 	select {
 	case <-c.Ready():

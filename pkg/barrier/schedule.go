@@ -35,6 +35,7 @@ func (c *Coordinator) loop(ctx context.Context) error {
 		case reason := <-c.renewal:
 			err = fmt.Errorf("%w: %s", errRenew, reason)
 		case c.listed = <-c.listing:
+			c.call()
 			err = c.dismiss(ctx)
 		case m := <-c.requests:
 			err = c.serveMark(ctx, m)
@@ -79,12 +80,12 @@ func (c *Coordinator) serveMark(ctx context.Context, m *nats.Msg) error {
 		c.reply(m, nil, ErrLabel)
 		return nil
 	}
-	deadline := time.Now().Add(2 * AnnounceEvery)
+	deadline := time.Now().Add(c.indulgence)
 	for {
 		commit, err := c.barrier(ctx, events.Labeled, r.Label)
 		var missing *MissingError
 		transient := errors.Is(err, ErrNoMembers) || errors.As(err, &missing)
-		if transient && time.Now().Before(deadline) && pause(ctx, AnnounceEvery/2) {
+		if transient && time.Now().Before(deadline) && pause(ctx, c.indulgence/4) {
 			continue
 		}
 		if errors.Is(err, ErrSuperseded) || errors.Is(err, journal.ErrFenced) {
@@ -92,6 +93,14 @@ func (c *Coordinator) serveMark(ctx context.Context, m *nats.Msg) error {
 		}
 		c.reply(m, commit, err)
 		return err
+	}
+}
+
+// call asks the taps of all that is listed to announce themselves now. A lost request costs the time until they do it
+// unasked.
+func (c *Coordinator) call() {
+	for _, v := range c.listed {
+		c.send(context.Background(), &vote{volume: v.Name}, verbAnnounce, events.Token{}, 0)
 	}
 }
 

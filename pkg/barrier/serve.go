@@ -134,7 +134,14 @@ func (s *server) announce() {
 // token is stale. It doesn't block: what has to wait goes to a goroutine of its own.
 func (s *server) handle(ctx context.Context, m *nats.Msg) {
 	var r request
-	if json.Unmarshal(m.Data, &r) != nil || r.Token.Epoch == 0 || r.Token.Barrier == 0 {
+	if json.Unmarshal(m.Data, &r) != nil {
+		return // not from a coordinator
+	}
+	if r.Verb == verbAnnounce {
+		s.announce()
+		return
+	}
+	if r.Token.Epoch == 0 || r.Token.Barrier == 0 {
 		return // not from a coordinator
 	}
 	if s.older(r.identity) {

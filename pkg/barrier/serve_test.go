@@ -70,6 +70,7 @@ func ofTap(v verb, epoch, barrier uint64) request {
 }
 
 func TestTapVotes(t *testing.T) {
+	t.Parallel()
 	r := tapRig(t)
 	f := &fakeTap{seq: 41}
 	r.served(f)
@@ -87,6 +88,7 @@ func TestTapVotes(t *testing.T) {
 
 // [I] A token closes a tap at most once, and only the newest does.
 func TestTapRefusesStaleTokens(t *testing.T) {
+	t.Parallel()
 	r := tapRig(t)
 	f := new(fakeTap)
 	r.served(f)
@@ -126,6 +128,7 @@ func TestTapRefusesStaleTokens(t *testing.T) {
 
 // A tap answers for its own tenure of the stream only.
 func TestTapKnowsItsTenure(t *testing.T) {
+	t.Parallel()
 	r := tapRig(t)
 	f := new(fakeTap)
 	r.served(f)
@@ -144,6 +147,7 @@ func TestTapKnowsItsTenure(t *testing.T) {
 }
 
 func TestTapThatIsNotReadyRefusesTheHold(t *testing.T) {
+	t.Parallel()
 	r := tapRig(t)
 	f := &fakeTap{unready: true}
 	r.served(f)
@@ -157,6 +161,7 @@ func TestTapThatIsNotReadyRefusesTheHold(t *testing.T) {
 
 // [I] No hold outlives the tap's side.
 func TestServeLeavesNoHold(t *testing.T) {
+	t.Parallel()
 	r := tapRig(t)
 	f := new(fakeTap)
 	p := r.served(f)
@@ -168,6 +173,7 @@ func TestServeLeavesNoHold(t *testing.T) {
 
 // Whatever is sent to a tap, it goes on working.
 func TestTapSurvivesGarbage(t *testing.T) {
+	t.Parallel()
 	r := tapRig(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -198,4 +204,22 @@ func TestTapSurvivesGarbage(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A tap that is asked to announces itself at once, so a coordinator that has just begun waits for nobody.
+func TestTapAnnouncesItselfWhenAsked(t *testing.T) {
+	t.Parallel()
+	r := tapRig(t)
+	r.served(new(fakeTap))
+	sub, err := r.site.Conn().SubscribeSync(announceSubject(testGroup))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 { // far more than it says unasked in that time
+		r.ask("a", request{Verb: verbAnnounce})
+	}
+	r.answered(r.ask("a", ofTap(verbHold, 1, 1)))
+	if n, _, err := sub.Pending(); err != nil || n < 20 {
+		t.Errorf("%d announcements, %v", n, err)
+	}
 }

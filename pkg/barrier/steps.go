@@ -246,7 +246,7 @@ func (c *Coordinator) send(ctx context.Context, v *vote, verb verb, t events.Tok
 	}
 	m := nats.NewMsg(tapSubject(c.o.Group, v.volume))
 	m.Data = body
-	if verb != verbRelease {
+	if verb != verbRelease && verb != verbAnnounce {
 		m.Reply = c.inbox
 	}
 	if verb == verbMark {

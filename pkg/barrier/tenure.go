@@ -32,6 +32,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 		return err
 	}
 	defer unsubscribe()
+	c.call()
 	g, ctx := errgroup.WithContext(ctx)
 	stop := errors.New("ended")
 	g.Go(func() error { return repair.ServeCapture(ctx, c.conn, c.o.Group, journal.Control, &mender{c}) })

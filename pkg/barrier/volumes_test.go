@@ -12,6 +12,7 @@ import (
 // A running group follows its document: a volume that it no longer lists leaves although its tap is gone,
 // a new one joins, and one that comes back joins again.
 func TestVolumesChangeLive(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	gone := r.serve("a", 1, new(fakeTap))
 	r.serve("b", 1, new(fakeTap))

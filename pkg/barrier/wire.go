@@ -48,7 +48,8 @@ const (
 	verbHold     verb = "hold"
 	verbRevision verb = "revision" // of the objects' tap only
 	verbMark     verb = "mark"
-	verbRelease  verb = "release" // has no answer
+	verbRelease  verb = "release"  // has no answer
+	verbAnnounce verb = "announce" // has no token and no answer but an announcement: a new coordinator wants to hear the tap now
 )
 
 // request goes to one tap; the answers go to the message's reply subject.
