@@ -192,6 +192,13 @@ func TestDeletions(t *testing.T) {
 	r.patch("v1", "configmaps", "gone", "given", `{"metadata":{"labels":{"farshore.dev/group":null}}}`)
 	r, _ = start(t, c, "deletions", nil)
 	r.wantAll(stateOf(t, "other", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: o, namespace: NS}"))
+	const own = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: o, namespace: NS}"
+	r.wantAll(stateOf(t, "other", own, strings.ReplaceAll(own, "name: o", "name: handed")))
+	r.patch("v1", "configmaps", "other", "handed", `{"metadata":{"labels":{"farshore.dev/group":null}}}`)
+	r.wantAll(stateOf(t, "other", own))
+	if r.get("v1", "configmaps", "other", "handed") == nil {
+		t.Error("what was given to somebody else was deleted")
+	}
 	r.until("what Farshore made is deleted", func() bool {
 		return r.get("apps/v1", "deployments", "gone", "web") == nil && r.get("v1", "configmaps", "gone", "b") == nil
 	})

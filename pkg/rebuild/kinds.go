@@ -45,8 +45,6 @@ type kind struct {
 	never bool
 	// hold changes an object into the form that doesn't act and returns what it replaced, by path. Nil: it acts in no way.
 	hold func(obj map[string]any) map[string]any
-	// mend removes what makes sense at the primary alone. Nil: nothing does.
-	mend func(obj map[string]any)
 	// shared: one that exists already and is equal enough is used as it is.
 	shared bool
 	// replace: nothing is lost where it is deleted and created again in its held form.
@@ -56,16 +54,16 @@ type kind struct {
 // The resources by their group and name.
 var kinds = map[schema.GroupResource]kind{
 	in("apiextensions.k8s.io", "customresourcedefinitions"): {phase: phaseCRDs, shared: true},
-	in("", "namespaces"): {phase: phaseNamespaces, shared: true, mend: mendNamespace},
+	in("", "namespaces"): {phase: phaseNamespaces, shared: true},
 
-	in("", "serviceaccounts"):                              {phase: phaseAccess, mend: mendServiceAccount},
+	in("", "serviceaccounts"):                              {phase: phaseAccess},
 	in("rbac.authorization.k8s.io", "roles"):               {phase: phaseAccess},
 	in("rbac.authorization.k8s.io", "clusterroles"):        {phase: phaseAccess, shared: true},
 	in("rbac.authorization.k8s.io", "rolebindings"):        {phase: phaseBindings, replace: true},
 	in("rbac.authorization.k8s.io", "clusterrolebindings"): {phase: phaseBindings, replace: true},
 
 	in("", "configmaps"):                            {phase: phaseConfig, replace: true},
-	in("", "secrets"):                               {phase: phaseConfig, replace: true, mend: mendSecret},
+	in("", "secrets"):                               {phase: phaseConfig, replace: true},
 	in("storage.k8s.io", "storageclasses"):          {phase: phaseConfig, replace: true, shared: true},
 	in("storage.k8s.io", "volumeattributesclasses"): {phase: phaseConfig, replace: true, shared: true},
 	in("storage.k8s.io", "csidrivers"):              {phase: phaseConfig, replace: true, shared: true},
@@ -74,20 +72,20 @@ var kinds = map[schema.GroupResource]kind{
 	in("node.k8s.io", "runtimeclasses"):             {phase: phaseConfig, replace: true, shared: true},
 	in("resource.k8s.io", "deviceclasses"):          {phase: phaseConfig, replace: true, shared: true},
 
-	in("", "persistentvolumes"):              {phase: phaseVolumes, back: true, mend: mendVolume},
-	in("", "persistentvolumeclaims"):         {phase: phaseClaims, back: true, mend: mendClaim},
-	in("", "services"):                       {phase: phaseServices, hold: holdService, mend: mendService, replace: true},
+	in("", "persistentvolumes"):              {phase: phaseVolumes, back: true},
+	in("", "persistentvolumeclaims"):         {phase: phaseClaims, back: true},
+	in("", "services"):                       {phase: phaseServices, hold: holdService, replace: true},
 	in("", "endpoints"):                      {phase: phaseServices},
 	in("discovery.k8s.io", "endpointslices"): {phase: phaseServices},
 
-	in("", "pods"):                                {phase: phaseWorkloads, back: true, mend: mendPod},
+	in("", "pods"):                                {phase: phaseWorkloads, back: true},
 	in("", "replicationcontrollers"):              {phase: phaseWorkloads, hold: holdReplicas, replace: true},
 	in("apps", "deployments"):                     {phase: phaseWorkloads, hold: holdReplicas, replace: true},
 	in("apps", "replicasets"):                     {phase: phaseWorkloads, hold: holdReplicas, replace: true},
 	in("apps", "statefulsets"):                    {phase: phaseWorkloads, hold: holdReplicas, replace: true},
-	in("apps", "daemonsets"):                      {phase: phaseWorkloads, hold: holdNodes, replace: true, mend: mendDaemonSet},
+	in("apps", "daemonsets"):                      {phase: phaseWorkloads, hold: holdNodes, replace: true},
 	in("batch", "cronjobs"):                       {phase: phaseWorkloads, hold: holdSuspended, replace: true},
-	in("batch", "jobs"):                           {phase: phaseWorkloads, hold: holdSuspended, replace: true, mend: mendJob},
+	in("batch", "jobs"):                           {phase: phaseWorkloads, hold: holdSuspended, replace: true},
 	in("autoscaling", "horizontalpodautoscalers"): {phase: phaseScaling, hold: holdScaling},
 
 	in("networking.k8s.io", "ingresses"):                                    {phase: phaseRouting, back: true},

@@ -74,10 +74,13 @@ func (p *preparer) prepare(e Entry, raw []byte, f form) (*prepared, error) {
 	}
 	out := &prepared{ended: ended(u.GetKind(), u.Object)}
 	mirrored := u.GetAnnotations()["kubernetes.io/config.mirror"] != ""
-	if p.rules.Transform != nil {
-		if err := p.rules.Transform.Apply(u); err != nil {
-			return nil, fmt.Errorf("map object: %w", err)
-		}
+	bound := volumeOf(u.Object)
+	mapping := p.rules.Transform
+	if mapping == nil {
+		mapping = unmapped
+	}
+	if err := mapping.Apply(u); err != nil {
+		return nil, fmt.Errorf("map object: %w", err)
 	}
 	gvk := u.GroupVersionKind()
 	out.gvr = schema.GroupVersionResource{Group: gvk.Group, Version: gvk.Version, Resource: e.Key.Resource}
@@ -85,22 +88,16 @@ func (p *preparer) prepare(e Entry, raw []byte, f form) (*prepared, error) {
 	out.ref = Ref{gvk.Group, gvk.Version, e.Key.Resource, gvk.Kind, u.GetNamespace(), u.GetName()}
 	out.kind.never = out.kind.never || mirrored || p.sole && out.ref.Namespace == "" && out.kind.phase != phaseNamespaces
 	out.obj = u.Object
-	if out.ref.Kind == "Secret" {
+	mendCommon(out.obj, f)
+	switch out.ref.Kind {
+	case "Secret":
 		// stringData is write-only, a captured Secret has none; a patch could have added it.
 		err = foldStrings(out.obj)
+	case "PersistentVolumeClaim":
+		err = mendClaim(out.obj, bound, p.volumes)
 	}
 	if err != nil {
 		return nil, err
-	}
-	mendCommon(out.obj)
-	if out.kind.mend != nil {
-		out.kind.mend(out.obj)
-	}
-	if out.ref.Kind == "PersistentVolumeClaim" {
-		// A volume that comes along is asked for by name. Any other one is at the primary.
-		if name, _, _ := unstructured.NestedString(out.obj, "spec", "volumeName"); !p.volumes[name] {
-			unstructured.RemoveNestedField(out.obj, "spec", "volumeName")
-		}
 	}
 	return out, p.finish(e, out, f)
 }

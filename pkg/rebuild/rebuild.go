@@ -74,7 +74,7 @@ type Transformer interface {
 
 // Rules are what can change while a Rebuilder runs.
 type Rules struct {
-	Transform  Transformer // nil: nothing is mapped
+	Transform  Transformer // nil: nothing is mapped, what the primary's API server owns goes
 	Identities []age.Identity
 	// Inert lists the custom kinds that may be applied before a takeover.
 	Inert []schema.GroupResource

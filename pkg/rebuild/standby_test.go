@@ -121,7 +121,7 @@ spec:
 ---
 apiVersion: batch/v1
 kind: Job
-metadata: {name: import, namespace: NS, labels: {batch.kubernetes.io/controller-uid: p}}
+metadata: {name: import, namespace: NS}
 spec:
   selector: {matchLabels: {batch.kubernetes.io/controller-uid: p}}
   template:
