@@ -18,6 +18,7 @@ type Bank struct {
 	log        *Log
 	perSecond  float64
 	deletes    chan deletion
+	gate       func(ctx context.Context, id int64) error
 }
 
 // deletion asks for the customers' deletion.
@@ -71,6 +72,9 @@ func create(conn *sqlite3.Conn, transfers string, accounts int, balance int64) e
 	return conn.Exec("COMMIT")
 }
 
+// Ask makes every debit wait until gate has let its transfer pass. Call it before Run.
+func (b *Bank) Ask(gate func(ctx context.Context, id int64) error) { b.gate = gate }
+
 // Run makes transfers until ctx is cancelled, which is no error, or a database fails.
 func (b *Bank) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
@@ -109,6 +113,11 @@ func (b *Bank) debit(ctx context.Context, window chan<- struct{}, debited chan<-
 		case <-ctx.Done():
 			return ctx.Err()
 		case window <- struct{}{}:
+		}
+		if b.gate != nil {
+			if err := b.gate(ctx, id); err != nil {
+				return err
+			}
 		}
 		t := b.plan.Transfer(id)
 		b.log.begin(Debit, id)

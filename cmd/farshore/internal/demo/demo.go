@@ -31,6 +31,11 @@ type Options struct {
 	Keep     bool    // leave the directory
 	Dir      string  // to work in: empty or new; "": a temporary one
 	Bin      string  // of the programs; "": found or built
+
+	Kube                      string // KubeAuto, KubeOn or KubeOff; "": as KubeOff
+	PrimaryContext, DRContext string // of clusters that exist; "": the demo starts its own API servers
+	Kubeconfig                string // with these contexts; "": the one that kubectl would use
+
 	Out, Err io.Writer
 }
 
@@ -93,17 +98,19 @@ type demo struct {
 	plan    bank.Plan
 	cancel  context.CancelCauseFunc
 
-	dir      string // of everything
-	made     bool   // dir was made by the demo
-	temp     string // of the sockets
-	nursery  *nursery
-	sites    *sites
-	witness  *witness
-	watching sync.WaitGroup
-	watcher  context.CancelFunc
-	ack      *os.File
-	log      *bank.Log
-	source   map[string]*database
+	dir         string // of everything
+	made        bool   // dir was made by the demo
+	temp        string // of the sockets
+	nursery     *nursery
+	sites       *sites
+	clusters    *clusters    // nil: without Kubernetes objects
+	application *application // nil: as clusters
+	witness     *witness
+	watching    sync.WaitGroup
+	watcher     context.CancelFunc
+	ack         *os.File
+	log         *bank.Log
+	source      map[string]*database
 
 	asked, marked time.Time // around the labelled mark
 	deleted       time.Time // when the DELETE began
@@ -121,6 +128,9 @@ func (d *demo) prepare(ctx context.Context) error {
 	}
 	d.nursery = newNursery(filepath.Join(d.dir, "logs"))
 	d.sites = &sites{nursery: d.nursery, bin: bin, dir: d.dir, sockets: d.temp, size: d.volumeSize()}
+	if d.sites.clusters, err = d.kubernetes(ctx); err != nil {
+		return err
+	}
 	d.screen.say("starting two sites in %s", d.dir)
 	if err := d.sites.start(ctx, d.cancel); err != nil {
 		return err
@@ -168,6 +178,11 @@ func (d *demo) directories() (err error) {
 	if err != nil {
 		return err
 	}
+	for _, name := range []string{"logs", "primary", "dr"} {
+		if err := os.Mkdir(filepath.Join(d.dir, name), 0o700); err != nil {
+			return err
+		}
+	}
 	d.temp, err = os.MkdirTemp("", "fsd")
 	return err
 }
@@ -190,6 +205,14 @@ func (d *demo) load(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if d.clusters != nil {
+		d.application = newApplication(d.clusters, d.options.Rate, func() int64 { return d.log.Acknowledged(bank.Debit) })
+		if err := d.application.install(ctx, d.clusters.primary.own != nil); err != nil {
+			return err
+		}
+		b.Ask(d.application.gate)
+		d.screen.say("installed an application: a Deployment, a Service, ConfigMaps and a Secret in namespace %s", d.clusters.namespace)
+	}
 	created := time.Now()
 	if err := d.point(ctx, created, firstPoint); err != nil {
 		return fmt.Errorf("wait for the first recovery point: %w", err)
@@ -201,12 +224,14 @@ func (d *demo) load(ctx context.Context) (err error) {
 	var show sync.WaitGroup
 	show.Go(func() { d.screen.live(live, d.witness, d.log) })
 	begun := time.Now()
+	settle := d.operate(ctx)
 	working := make(chan error, 1)
 	go func() { working <- b.Run(ctx) }()
 	err = d.events(ctx, b, begun)
 	d.report.disaster = time.Now()
 	d.sites.lose()
 	stop()
+	settle()
 	show.Wait()
 	ended := <-working
 	if err != nil {
@@ -222,6 +247,32 @@ func (d *demo) load(ctx context.Context) (err error) {
 	d.report.rpo, d.report.holds = d.witness.during(begun, d.report.disaster)
 	d.screen.say("DISASTER: every process of the primary site is killed in mid-write")
 	return nil
+}
+
+// operate lets the application work until the function that it returns is called, behind the disaster.
+func (d *demo) operate(ctx context.Context) (settle func()) {
+	if d.application == nil {
+		return func() {}
+	}
+	operating, stop := context.WithCancel(ctx)
+	lost := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		err := d.application.run(operating)
+		select {
+		case <-d.sites.gone: // its API server is lost, as it should be
+		case <-lost:
+		default:
+			if err != nil {
+				d.cancel(err)
+			}
+		}
+	})
+	return func() {
+		close(lost)
+		stop()
+		running.Wait()
+	}
 }
 
 // events lets the mark and the mistake happen and returns when it is time for the disaster.
@@ -242,6 +293,12 @@ func (d *demo) events(ctx context.Context, b *bank.Bank, begun time.Time) error 
 	}
 	d.deleted = deleted
 	d.screen.say("DELETE FROM customers: a mistake, %s rows are gone; the load goes on", human.Count(rows))
+	if d.application != nil {
+		if err := d.application.mistake(ctx); err != nil {
+			return fmt.Errorf("delete ConfigMap %s: %w", tariffs, err)
+		}
+		d.screen.say("kubectl delete configmap %s: another one", tariffs)
+	}
 	if err := wait(ctx, time.Until(begun.Add(d.options.Duration))); err != nil {
 		return err
 	}
@@ -254,12 +311,12 @@ func (d *demo) events(ctx context.Context, b *bank.Bank, begun time.Time) error 
 	return wait(ctx, barrierInterval/4+time.Duration(chance.Int64N(int64(barrierInterval/2))))
 }
 
-// point waits until the DR site has a recovery point of a later time.
+// point waits until the DR site has a recovery point of a later time, with objects where there are any.
 func (d *demo) point(ctx context.Context, after time.Time, limit time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the DR site has no recovery point newer than %s within %s: see the logs with --keep", after.Format(time.TimeOnly), limit))
 	defer cancel()
 	for {
-		if p, ok := d.witness.newest(); ok && p.committed.After(after) {
+		if p, ok := d.witness.newest(); ok && p.committed.After(after) && (p.objects || d.application == nil) {
 			return nil
 		}
 		if err := wait(ctx, poll); err != nil {
@@ -284,7 +341,7 @@ func wait(ctx context.Context, d time.Duration) error {
 func (d *demo) recover(ctx context.Context) error {
 	for _, target := range []string{replay.Latest, label} {
 		d.screen.say("farshore replay --to %s", target)
-		r, err := d.sites.recover(ctx, d.options.Err, target, d.plan, d.log)
+		r, err := d.sites.recover(ctx, d.options.Err, target, d.plan, d.log, d.clusters.replay(target)...)
 		if err != nil {
 			return err
 		}
@@ -296,6 +353,14 @@ func (d *demo) recover(ctx context.Context) error {
 	at := labelled.point.Time
 	labelled.check("the cut was made when it was asked for", !at.Before(d.asked) && !at.After(d.marked) && at.Before(d.deleted),
 		"%s behind the request", human.Duration(at.Sub(d.asked)))
+	if d.application != nil {
+		latest.objects(d.application, d.clusters.drNamespace, false)
+		labelled.objects(d.application, d.clusters.copied, true)
+		_, _, d.report.changes = d.application.around(d.report.disaster)
+		if err := d.takeOver(ctx); err != nil {
+			return err
+		}
+	}
 	d.report.loss = d.log.Lost(latest.contents.Debits, latest.contents.Credits)
 	d.screen.print(d.report.String())
 	if failed, all := d.report.failed(); failed > 0 {
@@ -326,6 +391,14 @@ func (d *demo) close() {
 	}
 	if d.nursery != nil {
 		d.nursery.close()
+	}
+	if d.clusters != nil {
+		if d.clusters.foreign() {
+			d.screen.say("removing the demo's namespaces from both clusters")
+		}
+		if err := d.clusters.close(); err != nil {
+			fmt.Fprintln(d.options.Err, "clean up:", err)
+		}
 	}
 	if d.ack != nil {
 		_ = d.ack.Close()

@@ -66,7 +66,7 @@ func (n *nursery) start(name, program string, args ...string) (*process, error) 
 	return p, nil
 }
 
-// output runs a program to its end and returns what it wrote to standard output.
+// output runs a program to its end and returns what it wrote to standard output, also where it failed.
 func (n *nursery) output(ctx context.Context, stderr io.Writer, name, program string, args ...string) ([]byte, error) {
 	var out bytes.Buffer
 	p, err := n.spawn(name, &out, stderr, program, args...)
@@ -80,7 +80,7 @@ func (n *nursery) output(ctx context.Context, stderr io.Writer, name, program st
 	case <-p.done:
 	}
 	if p.err != nil {
-		return nil, fmt.Errorf("%s: %w", name, p.err)
+		return out.Bytes(), fmt.Errorf("%s: %w", name, p.err)
 	}
 	return out.Bytes(), nil
 }

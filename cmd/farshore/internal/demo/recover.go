@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -14,30 +15,40 @@ import (
 
 // recovered is a point, brought back and looked at.
 type recovered struct {
-	target   string
-	point    replay.Point
-	bytes    uint64        // of the journal
-	replay   time.Duration // from the command's start to its end
-	open     time.Duration // until both databases are open: their own recovery
-	contents bank.Contents
-	checks   []bank.Check
+	target    string
+	point     replay.Point
+	bytes     uint64        // of the journal
+	replay    time.Duration // from the command's start to its end
+	open      time.Duration // until both databases are open: their own recovery
+	contents  bank.Contents
+	manifests *manifests // nil: the point has no objects
+	checks    []bank.Check
 }
 
 // recover replays a point with the real command, opens both databases in the volumes and checks them.
-func (s *sites) recover(ctx context.Context, stderr io.Writer, target string, plan bank.Plan, log *bank.Log) (*recovered, error) {
+func (s *sites) recover(ctx context.Context, stderr io.Writer, target string, plan bank.Plan, log *bank.Log, more ...string) (*recovered, error) {
 	into := filepath.Join(s.dir, "recovered", target)
 	begun := time.Now()
-	out, err := s.nursery.output(ctx, stderr, "farshore replay", filepath.Join(s.bin, "farshore"),
-		"replay", "--group", s.document, "--to", target, "--into", into, "-o", "json")
-	if err != nil {
+	args := append([]string{"replay", "--group", s.document, "--to", target, "--into", into, "-o", "json"}, more...)
+	out, err := s.nursery.output(ctx, stderr, "farshore replay", filepath.Join(s.bin, "farshore"), args...)
+	if err != nil && len(out) == 0 { // with a result it is about objects that were refused, which is for the checks
 		return nil, err
 	}
 	r := &recovered{target: target, replay: time.Since(begun)}
 	var result replay.Result
-	if err := json.Unmarshal(out, &result); err != nil {
+	var objects struct {
+		Manifests *manifests
+		Applied   *applied
+	}
+	if err := errors.Join(json.Unmarshal(out, &result), json.Unmarshal(out, &objects)); err != nil {
 		return nil, fmt.Errorf("decode the result of farshore replay: %w", err)
 	}
-	r.point, r.bytes = result.Point, result.Bytes
+	r.point, r.bytes, r.manifests = result.Point, result.Bytes, objects.Manifests
+	defer func() { // behind the databases' checks
+		if a := objects.Applied; a != nil {
+			r.check("the DR API server takes every object", len(a.Refused) == 0, "%s", a)
+		}
+	}()
 	begun = time.Now()
 	databases := make(map[string]*database)
 	defer func() {

@@ -17,19 +17,32 @@ type report struct {
 	rpo, holds []time.Duration // sorted
 	loss       bank.Loss
 	disaster   time.Time
-	points     []*recovered // the newest first
+	points     []*recovered  // the newest first
+	changes    int           // of the application's ConfigMap; 0: there were no objects
+	release    time.Duration // that the takeover took
+	takeover   *takeover     // nil: there were no objects
 }
 
 // failed counts the checks that failed, and all.
 func (r *report) failed() (failed, all int) {
-	for _, p := range r.points {
-		for _, c := range p.checks {
+	for _, checks := range r.checks() {
+		for _, c := range checks {
 			if all++; !c.OK {
 				failed++
 			}
 		}
 	}
 	return failed, all
+}
+
+func (r *report) checks() (all [][]bank.Check) {
+	for _, p := range r.points {
+		all = append(all, p.checks)
+	}
+	if r.takeover != nil {
+		all = append(all, r.takeover.checks)
+	}
+	return all
 }
 
 // lost tells what was acknowledged and is gone.
@@ -49,6 +62,9 @@ func (r *report) String() string {
 	}
 	b.WriteString("\nMeasured\n")
 	row("load", "%s transfers in %s, seed %d", human.Count(r.transfers), human.Duration(r.load), r.seed)
+	if r.changes > 0 {
+		row("objects", "%s changes of a ConfigMap that every debit waits for", human.Count(int64(r.changes)))
+	}
 	row("recoverable RPO", "p50 %s   p99 %s", human.Duration(percentile(r.rpo, 50)), human.Duration(percentile(r.rpo, 99)))
 	newest := r.points[0]
 	row("really lost", "%s", lost(r.loss))
@@ -61,15 +77,16 @@ func (r *report) String() string {
 		}
 		row(name, "%s to %s: %s of journal, then %s until the databases are open", human.Duration(p.replay), p.target, human.Bytes(int64(p.bytes)), human.Duration(p.open))
 	}
+	if r.release > 0 {
+		row("", "%s until the Kubernetes objects are released", human.Duration(r.release))
+	}
 	for _, p := range r.points {
 		fmt.Fprintf(&b, "\nRecovered %s: barrier %d of %s\n", p.target, p.point.Barrier, p.point.Time.Local().Format("15:04:05.000000"))
-		for _, c := range p.checks {
-			sign := "✓"
-			if !c.OK {
-				sign = "✗"
-			}
-			fmt.Fprintf(&b, "  %s %-46s %s\n", sign, c.Name, c.Detail)
-		}
+		writeChecks(&b, p.checks)
+	}
+	if r.takeover != nil {
+		b.WriteString("\nTaken over at the DR site's Kubernetes API server\n")
+		writeChecks(&b, r.takeover.checks)
 	}
 	failed, all := r.failed()
 	if failed == 0 {
@@ -78,4 +95,14 @@ func (r *report) String() string {
 		fmt.Fprintf(&b, "\n%d of %d checks failed.\n", failed, all)
 	}
 	return b.String()
+}
+
+func writeChecks(b *strings.Builder, checks []bank.Check) {
+	for _, c := range checks {
+		sign := "✓"
+		if !c.OK {
+			sign = "✗"
+		}
+		b.WriteString(strings.TrimRight(fmt.Sprintf("  %s %-46s %s", sign, c.Name, c.Detail), " ") + "\n")
+	}
 }

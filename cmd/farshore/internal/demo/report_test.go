@@ -58,7 +58,7 @@ func TestDuring(t *testing.T) {
 	at := func(ms int) time.Time { return time.UnixMilli(1_000_000 + int64(ms)) }
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 	points := []arrival{
-		{1, at(-100), at(0), ms(1)}, {2, at(900), at(1000), ms(9)}, {3, at(1900), at(2000), ms(5)}, {4, at(2900), at(3000), ms(7)},
+		{1, at(-100), at(0), ms(1), false}, {2, at(900), at(1000), ms(9), false}, {3, at(1900), at(2000), ms(5), false}, {4, at(2900), at(3000), ms(7), false},
 	}
 	rpo, holds := during(points, at(0), at(1999))
 	// A saw from 100 ms to 1090 ms and again.

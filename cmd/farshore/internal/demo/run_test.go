@@ -12,6 +12,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/farshore/farshore/internal/kube"
+	"github.com/farshore/farshore/internal/kube/kubetest"
 )
 
 // buildPrograms builds the real programs once for all tests. FARSHORE_TEST_TAGS adds build tags.
@@ -85,6 +90,65 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// The same with Kubernetes objects.
+func TestRunWithObjects(t *testing.T) {
+	kubetest.Need(t)
+	bin, temp := built(t), t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	var out, errs bytes.Buffer
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	err := Run(t.Context(), Options{Duration: 3 * time.Second, Seed: seed, Rate: 400, Kube: KubeOn, Bin: bin, Out: &out, Err: &errs})
+	if err != nil {
+		t.Errorf("run: %v\n%s%s", err, out.String(), errs.String())
+	}
+	for _, want := range []string{
+		"changes of a ConfigMap", "Taken over at the DR site", "✓ no debit beyond the ConfigMap's limit", "✓ the deleted ConfigMap is back",
+		"✓ nothing acts before the release", "✓ the application acts", "All 47 checks hold.",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in the output:\n%s", want, out.String())
+		}
+	}
+	if left := append(entries(t, temp), relatives(t, temp)...); left != nil {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// In clusters that exist the demo works in namespaces of its own and leaves none; one cluster can play both sites.
+func TestRunInClustersThatExist(t *testing.T) {
+	cluster := kubetest.New(t, kube.Options{Name: "mine", ControllerManager: true})[0]
+	bin, temp := built(t), t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	var out, errs bytes.Buffer
+	err := Run(t.Context(), Options{
+		Duration: 2 * time.Second, Seed: 1, Rate: 200, Kube: KubeAuto, Bin: bin, Out: &out, Err: &errs,
+		Kubeconfig: cluster.Kubeconfig, PrimaryContext: "mine", DRContext: "mine",
+	})
+	if err != nil || !strings.Contains(out.String(), "All 47 checks hold.") {
+		t.Errorf("run: %v\n%s%s", err, out.String(), errs.String())
+	}
+	namespaces, err := kubetest.Client(t, cluster).CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range namespaces.Items {
+		if strings.Contains(n.Name, "demo") {
+			t.Errorf("namespace %s is left", n.Name)
+		}
+	}
+	if left := entries(t, temp); left != nil {
+		t.Errorf("left behind: %q", left)
+	}
+	err = Run(t.Context(), Options{
+		Duration: 2 * time.Second, Seed: 1, Rate: 200, Bin: bin, Out: &out, Err: &errs,
+		Kube: KubeAuto, Kubeconfig: cluster.Kubeconfig, PrimaryContext: "mine", DRContext: "theirs",
+	})
+	if err == nil || !strings.Contains(err.Error(), "use context theirs: the kubeconfig has no such context") {
+		t.Errorf("a context that isn't there: %v", err)
+	}
+}
+
 // With Keep the directory stays as it is, else a directory that was there is emptied.
 func TestDirectory(t *testing.T) {
 	bin := built(t)
@@ -105,13 +169,13 @@ func TestDirectory(t *testing.T) {
 }
 
 // command starts the demo as a process and waits until its load runs.
-func startDemo(t *testing.T, temp string) (*exec.Cmd, *process) {
+func startDemo(t *testing.T, temp, with string) (*exec.Cmd, *process) {
 	t.Helper()
 	bin := built(t)
 	n := newNursery(t.TempDir())
 	t.Cleanup(n.close)
 	t.Setenv("TMPDIR", temp)
-	p, err := n.start("demo", filepath.Join(bin, "farshore"), "demo", "--bin", bin, "--duration", "60s", "--rate", "100")
+	p, err := n.start("demo", filepath.Join(bin, "farshore"), "demo", "--bin", bin, "--duration", "60s", "--rate", "100", "--kube="+with)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,12 +202,22 @@ func relatives(t *testing.T, text string) []string {
 }
 
 func TestInterruptLeavesNothing(t *testing.T) {
-	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
-		t.Run(signal.String(), func(t *testing.T) {
+	for _, c := range []struct {
+		signal syscall.Signal
+		kube   string
+		least  int // processes
+	}{
+		{syscall.SIGINT, KubeOff, 5}, {syscall.SIGTERM, KubeOff, 5}, {syscall.SIGHUP, KubeOff, 5}, {syscall.SIGINT, KubeOn, 11},
+	} {
+		signal := c.signal
+		t.Run(signal.String()+", kube "+c.kube, func(t *testing.T) {
+			if c.kube == KubeOn {
+				kubetest.Need(t)
+			}
 			temp := t.TempDir()
-			cmd, p := startDemo(t, temp)
-			if n := len(relatives(t, temp)); n < 5 {
-				t.Errorf("%d processes work in the directory, want at least 5", n)
+			cmd, p := startDemo(t, temp, c.kube)
+			if n := len(relatives(t, temp)); n < c.least {
+				t.Errorf("%d processes work in the directory, want at least %d", n, c.least)
 			}
 			if err := cmd.Process.Signal(signal); err != nil {
 				t.Fatal(err)
@@ -168,7 +242,11 @@ func TestKillLeavesNoProcess(t *testing.T) {
 		t.Skipf("%s has no parent death signal", runtime.GOOS)
 	}
 	temp := t.TempDir()
-	cmd, p := startDemo(t, temp)
+	with := KubeOff
+	if !testing.Short() {
+		with = KubeAuto
+	}
+	cmd, p := startDemo(t, temp, with)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +262,7 @@ func TestKillLeavesNoProcess(t *testing.T) {
 // A daemon that dies before the disaster is named, with the end of its log.
 func TestUnexpectedDeathEndsTheDemo(t *testing.T) {
 	temp := t.TempDir()
-	cmd, p := startDemo(t, temp)
+	cmd, p := startDemo(t, temp, KubeOff)
 	victims := relatives(t, "capturer-"+ledger+" --state "+temp)
 	if len(victims) != 1 {
 		t.Fatalf("capturers of the ledger: %q", victims)

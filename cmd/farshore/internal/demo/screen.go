@@ -26,7 +26,8 @@ type screen struct {
 	started  time.Time
 
 	mu    sync.Mutex
-	drawn int // lines of the live part that stand on the terminal
+	drawn int       // lines of the live part that stand on the terminal
+	told  time.Time // when progress last wrote a line where there is no terminal
 }
 
 func newScreen(out io.Writer) *screen {
@@ -49,6 +50,24 @@ func (s *screen) say(format string, args ...any) {
 	defer s.mu.Unlock()
 	s.erase()
 	fmt.Fprintf(s.out, "%5.1f s  %s\n", time.Since(s.started).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// progress shows how far something long is: one line that is redrawn, or where there is no terminal a line now and then.
+func (s *screen) progress(text string) {
+	const every = 15 * time.Second
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.terminal {
+		if time.Since(s.told) >= every {
+			s.told = time.Now()
+			fmt.Fprintf(s.out, "%5.1f s  %s\n", time.Since(s.started).Seconds(), text)
+		}
+		return
+	}
+	s.erase()
+	line := []rune("         " + text)
+	fmt.Fprintln(s.out, string(line[:min(len(line), max(0, s.width()-1))]))
+	s.drawn = 1
 }
 
 // print writes text as it is.
@@ -156,10 +175,25 @@ func (v view) lines() []string {
 	if v.status == nil {
 		return out
 	}
+	if o := v.status.Objects; o != nil {
+		out = append(out, "         "+objectsLine(o))
+	}
 	out = append(out, fmt.Sprintf("         %-16s %-14s %-34s %s", "volume", "transit lag", "replay debt", "capture debt"))
 	for _, vol := range v.status.Volumes {
 		out = append(out, strings.TrimRight(fmt.Sprintf("         %-16s %-14s %-34s %s", vol.Name,
 			statusview.Seconds(vol.Lags.TransitLagSeconds), statusview.Debt(vol.Lags.ReplayDebt), statusview.Debt(vol.Lags.CaptureDebt)), " "))
 	}
 	return out
+}
+
+func objectsLine(o *group.ObjectsStatus) string {
+	at := "nothing yet"
+	if o.Applied != nil {
+		at = fmt.Sprintf("#%d", o.Applied.Barrier)
+	}
+	text := fmt.Sprintf("objects          %s at revision %s, the DR API server holds %s", human.Count(int64(o.Count)), o.Revision, at)
+	if o.Refusals > 0 {
+		text += fmt.Sprintf(", %d refused", o.Refusals)
+	}
+	return text
 }

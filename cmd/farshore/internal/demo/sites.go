@@ -19,11 +19,12 @@ const groupName = "bank"
 
 // sites are the two sites: their processes and where they keep what.
 type sites struct {
-	nursery *nursery
-	bin     string
-	dir     string // of everything
-	sockets string // of the NBD sockets: a path of a socket must be short
-	size    int64  // bytes of each volume
+	nursery  *nursery
+	bin      string
+	dir      string    // of everything
+	sockets  string    // of the NBD sockets: a path of a socket must be short
+	size     int64     // bytes of each volume
+	clusters *clusters // nil: without Kubernetes objects
 
 	document string // the ProtectionGroup
 	primary  []*process
@@ -38,11 +39,6 @@ type sites struct {
 // without being asked to is reported to failed.
 func (s *sites) start(ctx context.Context, failed func(error)) error {
 	s.gone, s.over = make(chan struct{}), make(chan struct{})
-	for _, dir := range []string{"logs", "primary", "dr"} {
-		if err := os.Mkdir(filepath.Join(s.dir, dir), 0o700); err != nil {
-			return err
-		}
-	}
 	if err := s.buses(ctx); err != nil {
 		return err
 	}
@@ -51,15 +47,18 @@ func (s *sites) start(ctx context.Context, failed func(error)) error {
 		name string
 		args []string
 	}
+	capturer := func(name string, more ...string) daemonProcess {
+		return daemonProcess{&s.primary, "capturer", append([]string{"--name", "capturer-" + name, "--state", s.state()}, more...)}
+	}
+	daemons := []daemonProcess{{&s.primary, "snapshotter", nil}, capturer(ledger), capturer(settlement), {&s.dr, "applier", nil}}
+	if c := s.clusters; c != nil {
+		daemons[3].args = []string{"--kubeconfig", c.dr.kubeconfig}
+		daemons = append(daemons, capturer("objects", "--kubeconfig", c.primary.kubeconfig))
+	}
 	var waiting errgroup.Group
-	for _, d := range []daemonProcess{
-		{&s.primary, "snapshotter", nil},
-		{&s.primary, "capturer", []string{"--name", "capturer-" + ledger, "--state", s.state()}},
-		{&s.primary, "capturer", []string{"--name", "capturer-" + settlement, "--state", s.state()}},
-		{&s.dr, "applier", nil},
-	} {
+	for _, d := range daemons {
 		name := d.name
-		if d.args != nil {
+		if name == "capturer" {
 			name = d.args[1]
 		}
 		p, err := s.nursery.start(name, filepath.Join(s.bin, d.name), append(d.args, "--group", s.document)...)
@@ -151,6 +150,10 @@ func (s *sites) group(primary, dr string) []byte {
       listen: %[4]q
 `, name, filepath.Join(s.dir, "primary", name+".img"), s.size, "unix:"+s.socket(name))
 	}
+	objects, recovery := "", ""
+	if s.clusters != nil {
+		objects, recovery = s.clusters.spec(), s.clusters.recovery()
+	}
 	return fmt.Appendf(nil, `apiVersion: farshore.dev/v1alpha1
 kind: ProtectionGroup
 metadata:
@@ -160,9 +163,9 @@ spec:
     primary: {url: %q}
     dr: {url: %q}
   volumes:
-%s%s  recovery:
+%s%s%s  recovery:
     directory: %q
-`, groupName, primary, dr, volume(ledger), volume(settlement), filepath.Join(s.dir, "dr", "recovery"))
+%s`, groupName, primary, dr, volume(ledger), volume(settlement), objects, filepath.Join(s.dir, "dr", "recovery"), recovery)
 }
 
 func (s *sites) socket(volume string) string { return filepath.Join(s.sockets, volume+".sock") }
@@ -170,7 +173,10 @@ func (s *sites) socket(volume string) string { return filepath.Join(s.sockets, v
 // lose ends every process of the primary site at once, with SIGKILL.
 func (s *sites) lose() {
 	s.letGo()
+	var site sync.WaitGroup
+	site.Go(s.clusters.lose)
 	kill(s.primary...)
+	site.Wait()
 }
 
 // letGo makes the end of the primary's processes no failure.

@@ -27,6 +27,7 @@ type arrival struct {
 	committed time.Time // of the cut
 	arrived   time.Time
 	hold      time.Duration
+	objects   bool // there are Kubernetes objects in it
 }
 
 // poll is how often the witness looks, and so what it may add to an RPO.
@@ -60,11 +61,15 @@ func (w *witness) watch(ctx context.Context) error {
 		if !ok {
 			continue
 		}
-		if err := w.until(ctx, func() (bool, error) { return w.stored(ctx, c.Vector) }); err != nil {
+		vector := c.Vector
+		if c.Objects != nil {
+			vector = append(slices.Clone(vector), events.VectorEntry{Volume: journal.Objects, Position: *c.Objects})
+		}
+		if err := w.until(ctx, func() (bool, error) { return w.stored(ctx, vector) }); err != nil {
 			return fmt.Errorf("watch barrier %d: %w", c.Token.Barrier, err)
 		}
 		w.mu.Lock()
-		w.points = append(w.points, arrival{c.Token.Barrier, c.Time, time.Now(), c.Hold})
+		w.points = append(w.points, arrival{c.Token.Barrier, c.Time, time.Now(), c.Hold, c.Objects != nil})
 		w.mu.Unlock()
 	}
 }
