@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -42,9 +43,11 @@ type realm struct {
 	site      *journal.Site
 }
 
-func newRealm(t *testing.T) *realm {
+func newRealm(t *testing.T) *realm { t.Helper(); return realmOn(t, kubetest.Shared(t)) }
+
+func realmOn(t *testing.T, cluster *kube.Cluster) *realm {
 	t.Helper()
-	r := &realm{cluster: kubetest.Shared(t), shore: newShore(t)}
+	r := &realm{cluster: cluster, shore: newShore(t)}
 	r.client, r.namespace = kubetest.Client(t, r.cluster), kubetest.Namespace(t, r.cluster, "capturer")
 	r.objects(t, "")
 	r.site = r.startBus(t)
@@ -262,6 +265,49 @@ func TestFencedWatcherCompetesAgain(t *testing.T) {
 		t.Errorf("the stream ends with epoch %d", last.Header.Epoch)
 	}
 	must(t, p.end())
+}
+
+// A leader that sees that another one has the Lease stops, and competes again once that one no longer renews it.
+func TestLeaseIsTaken(t *testing.T) {
+	r := newRealm(t)
+	p := r.start(t, r.args("a")...)
+	p.await(t, "recording objects")
+	eventually(t, "the Lease is taken", func() bool {
+		leases := r.client.CoordinationV1().Leases(r.namespace)
+		l, err := leases.Get(deadline(t), "farshore-shop", metav1.GetOptions{})
+		must(t, err)
+		thief, now := "thief", metav1.NowMicro()
+		l.Spec.HolderIdentity, l.Spec.RenewTime = &thief, &now
+		_, err = leases.Update(deadline(t), l, metav1.UpdateOptions{})
+		return err == nil
+	})
+	p.await(t, "another capturer watches the objects now")
+	eventually(t, "it records again", func() bool { return strings.Count(p.log.String(), "recording objects") == 2 })
+	must(t, p.end())
+}
+
+// While the API server is away the leader can't renew its Lease, and goes on: its stream shows that it lives, and when the server is
+// back it follows in the same tenure.
+func TestServerIsAway(t *testing.T) {
+	cluster := kubetest.New(t, kube.Options{})[0]
+	r := realmOn(t, cluster)
+	r.put(t, "c1", "x")
+	p := r.start(t, r.args("a")...)
+	p.await(t, "recording objects")
+	r.arrived(t, 1)
+	cluster.Kill()
+	killed := time.Now()
+	eventually(t, "the Lease would have passed", func() bool {
+		all := r.read(t, 1)
+		return len(all) > 0 && all[len(all)-1].Header.Time.After(killed.Add(leaseDuration+leaseRetry))
+	})
+	must(t, cluster.Restart(deadline(t)))
+	r.put(t, "c2", "x")
+	r.arrived(t, 1)
+	must(t, p.end())
+	if n := strings.Count(p.log.String(), "recording objects"); n != 1 {
+		t.Errorf("it began to record %d times", n)
+	}
 }
 
 // A restart with nothing changed sends no object, whatever its name; what changed in between is sent, and what went away.
