@@ -2,7 +2,6 @@ package journal_test
 
 import (
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,7 +24,10 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	ports := freePorts(t, 6)
+	ports := make([]int, 6)
+	for i := range ports {
+		ports[i] = journaltest.FreePort(t)
+	}
 	var routes []string
 	for _, p := range ports[3:] {
 		routes = append(routes, fmt.Sprintf(`"nats://127.0.0.1:%d"`, p))
@@ -127,22 +129,11 @@ func (c *cluster) current(s *journal.Site) {
 	})
 }
 
-func freePorts(t *testing.T, n int) []int {
-	t.Helper()
-	var out []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		out = append(out, l.Addr().(*net.TCPAddr).Port)
-	}
-	return out
-}
-
 // Whoever leads the stream, and however it came to have the messages, the writer goes on behind the last one.
 func TestNothingIsLostOverLeaderChanges(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not run with -short: it waits for a dozen elections")
+	}
 	t.Parallel()
 	c := newCluster(t)
 	s := c.replicated()

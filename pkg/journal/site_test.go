@@ -43,6 +43,7 @@ func TestNames(t *testing.T) {
 
 // Streams and mirrors are made once; what an operator changed is refused, named, and left alone.
 func TestTopologyIsIdempotentAndRefusesChanges(t *testing.T) {
+	t.Parallel()
 	p := journaltest.Sites(t)
 	o := journal.StreamOptions{UID: "uid", Size: 1 << 20, MaxBytes: 1 << 20}
 	for range 2 {
@@ -95,6 +96,7 @@ func TestTopologyIsIdempotentAndRefusesChanges(t *testing.T) {
 
 // Sites that accept messages of different sizes are refused before anything is mirrored.
 func TestUnequalPayloadLimitsAreRefused(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	primary, err := bus.Start(bus.Options{StoreDir: filepath.Join(dir, "p"), Domain: "primary", Port: -1, LeafPort: -1})
 	if err != nil {
@@ -119,6 +121,7 @@ func TestUnequalPayloadLimitsAreRefused(t *testing.T) {
 }
 
 func TestGenerationStartsAtOneForEverybody(t *testing.T) {
+	t.Parallel()
 	s := journaltest.One(t)
 	got := make(chan uint32, 8)
 	for range cap(got) {
@@ -139,6 +142,7 @@ func TestGenerationStartsAtOneForEverybody(t *testing.T) {
 
 // What is missing, damaged or from the wrong writer is never read over.
 func TestReaderProvesWhatItReturns(t *testing.T) {
+	t.Parallel()
 	s := journaltest.One(t)
 	ensure(t, s, journal.StreamOptions{})
 	x := start(t, s, "a")
@@ -275,6 +279,7 @@ func TestReaderOutlivesItsServer(t *testing.T) {
 
 // Connect says what to do instead of waiting for ever.
 func TestConnectErrorsSayWhatToDo(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	_, err := journal.Connect(ctx, journal.Options{URL: "nats://127.0.0.1:1"})
@@ -311,6 +316,7 @@ func write(t *testing.T, path, text string) {
 
 // Sizes are read without the messages, and only of the range asked for.
 func TestBytesOfARange(t *testing.T) {
+	t.Parallel()
 	s := journaltest.One(t)
 	ensure(t, s, journal.StreamOptions{})
 	x := start(t, s, "a")
@@ -338,6 +344,7 @@ func TestBytesOfARange(t *testing.T) {
 
 // A mirror is trimmed on its own, keeps its last message, and goes on.
 func TestMirrorIsPurgedAndGoesOn(t *testing.T) {
+	t.Parallel()
 	p := journaltest.Sites(t)
 	ensure(t, p.Primary, journal.StreamOptions{})
 	if err := p.DR.EnsureMirror(t.Context(), id, 1, 1); err != nil {

@@ -63,6 +63,7 @@ func TestNothingIsLostOverRestartsAndCuts(t *testing.T) {
 
 // A newer writer fences the older one, and what is stored is a prefix of each.
 func TestTakeoverFencesTheOlderWriter(t *testing.T) {
+	t.Parallel()
 	s := journaltest.One(t)
 	ensure(t, s, journal.StreamOptions{})
 	testTakeover(t, s)
@@ -123,6 +124,7 @@ func testTakeover(t *testing.T, s *journal.Site) {
 // What an older writer had in flight reaches the server late, when the newer one has appended as much
 // as would make its sequences fit: none of it is stored.
 func TestLateMessagesOfAnOlderWriterAreRefused(t *testing.T) {
+	t.Parallel()
 	s := journaltest.One(t)
 	ensure(t, s, journal.StreamOptions{})
 	testLateMessages(t, s)
@@ -164,6 +166,7 @@ func testLateMessages(t *testing.T, s *journal.Site) {
 
 // Several writers that start at the same time: one of them stays, the others are fenced.
 func TestOfSimultaneousTakeoversOneStays(t *testing.T) {
+	t.Parallel()
 	s := journaltest.One(t)
 	ensure(t, s, journal.StreamOptions{})
 	var mu sync.Mutex
@@ -195,6 +198,7 @@ func TestOfSimultaneousTakeoversOneStays(t *testing.T) {
 
 // The chain itself: with one message left out, everything behind it is refused.
 func TestChainRefusesWhatFollowsALostMessage(t *testing.T) {
+	t.Parallel()
 	s := journaltest.One(t)
 	ensure(t, s, journal.StreamOptions{})
 	x := start(t, s, "a")
@@ -312,6 +316,7 @@ func TestAppendBlocksAtItsBound(t *testing.T) {
 }
 
 func TestHeartbeatsOnAnIdleStream(t *testing.T) {
+	t.Parallel()
 	s := journaltest.One(t)
 	ensure(t, s, journal.StreamOptions{})
 	start(t, s, "a", func(o *journal.WriterOptions) { o.HeartbeatEvery = 20 * time.Millisecond })

@@ -17,6 +17,7 @@ import (
 // [I] Every point over lost histories, of volumes and of commits, is recovered, from the base and from nothing, and what is
 // lost is listed with the reason.
 func TestReplayOverGenerations(t *testing.T) {
+	t.Parallel()
 	r := rig(t)
 	r.Retention = 15 * time.Second
 	quick := func(o *replica.FollowerOptions) { o.RetentionEvery = 10 * time.Millisecond }

@@ -99,6 +99,7 @@ func TestReplayObjects(t *testing.T) {
 // The objects of a point whose volume can't be recovered are there nevertheless; a damaged objects' stream makes latest step
 // back.
 func TestReplayObjectsAroundDamage(t *testing.T) {
+	t.Parallel()
 	r := rig(t)
 	r.Objects()
 	stop := r.Follow(nil)

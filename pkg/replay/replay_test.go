@@ -72,6 +72,7 @@ func mirrored(r *replicatest.Rig, parts ...string) {
 
 // Every way of naming a point, while the applier runs and after it is gone.
 func TestTargets(t *testing.T) {
+	t.Parallel()
 	r := rig(t)
 	stop := r.Follow(nil)
 	r.Fill(3, 4, "a", "b")
@@ -129,6 +130,7 @@ func refused(t *testing.T, r *replicatest.Rig) {
 
 // Points before and behind the base, while replication goes on; a trimmed one is refused and the nearest left are named.
 func TestReplayFromBase(t *testing.T) {
+	t.Parallel()
 	r := rig(t)
 	r.Retention = 10 * time.Second
 	r.Fill(5, 3, "a", "b")
@@ -192,6 +194,7 @@ func TestReplayFromBase(t *testing.T) {
 
 // Damage in the journal: the newest point before it is recovered, one behind it is refused by name.
 func TestReplayAroundDamage(t *testing.T) {
+	t.Parallel()
 	r := rig(t)
 	stop := r.Follow(nil)
 	good := r.Fill(4, 4, "a", "b")
@@ -223,6 +226,7 @@ func TestReplayAroundDamage(t *testing.T) {
 // Content that is damaged shows only when it is read: latest steps back before it, any other target fails
 // and leaves nothing.
 func TestReplayAroundUnknownDamage(t *testing.T) {
+	t.Parallel()
 	r := rig(t)
 	stop := r.Follow(nil)
 	good := r.Fill(2, 4, "a", "b")
@@ -265,6 +269,7 @@ func TestReplayAroundUnknownDamage(t *testing.T) {
 }
 
 func TestNoGroup(t *testing.T) {
+	t.Parallel()
 	r := rig(t)
 	if _, err := replay.Points(t.Context(), r.Pair.DR, "none", r.Dir(), 0); !errors.Is(err, replay.ErrNoJournal) {
 		t.Errorf("points of a group that isn't there: %v", err)

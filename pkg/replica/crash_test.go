@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"flag"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"syscall"
@@ -200,9 +201,22 @@ func travel(t *testing.T, m *replicatest.Machine, h *replicatest.History, src re
 	}
 }
 
+// everyStep returns the steps that something is made to fail at: all of them, or, with -short, every fourth.
+func everyStep(steps int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		n, stride := 1, 1
+		if testing.Short() {
+			n, stride = 1+rand.IntN(4), 4
+		}
+		for ; n <= steps && yield(n); n += stride {
+		}
+	}
+}
+
 // [I] A crash, an error or a full disk at any step is redone: the replicas are always byte-equal at the
 // checkpoint's commit, and the checkpoint never goes back.
 func TestEveryStepFails(t *testing.T) {
+	t.Parallel()
 	seed := pickSeed(t)
 	h, src := journey(t, seed)
 	clean := replicatest.NewMachine(seed)
@@ -218,7 +232,7 @@ func TestEveryStepFails(t *testing.T) {
 		"full disk": {Err: syscall.ENOSPC},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for n := 1; n <= steps; n++ {
+			for n := range everyStep(steps) {
 				m := replicatest.NewMachine(seed + uint64(n))
 				m.At(n, f)
 				travel(t, m, h, src)
@@ -229,6 +243,7 @@ func TestEveryStepFails(t *testing.T) {
 
 // Several accidents in a row, in the middle of redoing, too.
 func TestManyAccidents(t *testing.T) {
+	t.Parallel()
 	seed := pickSeed(t)
 	h, src := journey(t, seed)
 	for round := range uint64(100) {
@@ -248,6 +263,7 @@ func TestManyAccidents(t *testing.T) {
 
 // [I] A fault at any step of filling a set is redone, too, and a seed goes on from its checkpoint.
 func TestEveryStepOfSeedAndFillFails(t *testing.T) {
+	t.Parallel()
 	seed := pickSeed(t)
 	h, src := journey(t, seed)
 	target := h.Commits[2]
@@ -297,6 +313,7 @@ func TestEveryStepOfSeedAndFillFails(t *testing.T) {
 
 // [I] Nothing is written before all volumes are prepared.
 func TestNothingWrittenBeforeAllArePrepared(t *testing.T) {
+	t.Parallel()
 	seed := pickSeed(t)
 	h, src := journey(t, seed)
 	m := replicatest.NewMachine(seed)
@@ -333,6 +350,7 @@ func TestNothingWrittenBeforeAllArePrepared(t *testing.T) {
 
 // [I] A replica is never rewound, and an interval that isn't here is waited for.
 func TestNeverRewound(t *testing.T) {
+	t.Parallel()
 	seed := pickSeed(t)
 	h, src := journey(t, seed)
 	m := replicatest.NewMachine(seed)
@@ -365,6 +383,7 @@ func TestNeverRewound(t *testing.T) {
 
 // A crash soon after a fault: what a failed write of the checkpoint left on the disk must stay true.
 func TestCrashAfterFault(t *testing.T) {
+	t.Parallel()
 	seed := pickSeed(t)
 	h, src := replicatest.MemoryHistory("g", seed)
 	for _, v := range []string{"a", "b"} {
@@ -421,6 +440,7 @@ func (r skippingReader) Next(ctx context.Context) (journal.Message, error) {
 
 // [I] The set proves contiguity itself, whoever reads for it.
 func TestSkippedMessageIsNoticed(t *testing.T) {
+	t.Parallel()
 	h, src := journey(t, 4)
 	set, err := openSet(replicatest.NewMachine(1))
 	if err != nil {
@@ -436,6 +456,7 @@ func TestSkippedMessageIsNoticed(t *testing.T) {
 // [I] A replica that begins anew is given up durably before it is overwritten: whatever step fails, a member is byte-equal
 // at its commit or named as missing from it, and in the end all are whole.
 func TestEveryStepOfBeginningAnewFails(t *testing.T) {
+	t.Parallel()
 	seed := pickSeed(t)
 	h, src := replicatest.MemoryHistory("g", seed)
 	must := func(err error) {
@@ -532,6 +553,7 @@ func everyStepFails(t *testing.T, seed uint64, run func(*replicatest.Machine) er
 
 // [I] Hashes are of what is durable and whole at the base, and of nothing else.
 func TestHashesOnlyAtTheBase(t *testing.T) {
+	t.Parallel()
 	seed := pickSeed(t)
 	h, src := journey(t, seed)
 	m := replicatest.NewMachine(seed)

@@ -34,6 +34,7 @@ func seeded(t *testing.T, r *replicatest.Rig, volumes ...string) {
 
 // Two volumes, byte for byte at every commit, over restarts of everything.
 func TestFollow(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	stop := r.Follow(nil)
@@ -61,6 +62,7 @@ func TestFollow(t *testing.T) {
 
 // A volume that joins is seeded while the members go on, and is part of the commits from its first one on.
 func TestVolumeJoins(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a")
 	r.Follow(nil)
@@ -95,6 +97,7 @@ func TestVolumeJoins(t *testing.T) {
 
 // [I] A gap stops the replicas at the last recovery point before it; it is named and never skipped.
 func TestGapInMirror(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	stop := r.Follow(nil)
@@ -126,6 +129,7 @@ func TestGapInMirror(t *testing.T) {
 // [I] A damaged message stops the replicas at the last recovery point before it, survives a restart of the
 // applier as known damage, and is tried again slowly.
 func TestDamagedMessage(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	stop := r.Follow(func(o *replica.FollowerOptions) { o.DamageRetry = 20 * time.Millisecond })
@@ -188,6 +192,7 @@ func (f faulty) Reserve(e []replica.Extent) error {
 
 // A full disk is shown, and room lets the replicas go on by themselves.
 func TestFollowerOnFullDisk(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	var full atomic.Bool
@@ -272,6 +277,7 @@ func TestLags(t *testing.T) {
 
 // [I] One applier works on a group: a second one waits for the lock, and for the lease where it has a set of its own.
 func TestOneFollower(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a")
 	stop := r.Follow(nil)
@@ -303,6 +309,7 @@ func TestOneFollower(t *testing.T) {
 
 // [I] Mirrors are trimmed only behind a base; a checkpoint and its base go on from each other.
 func TestRetention(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	r.Retention = 10 * time.Second // of the history's clock: a second from commit to commit
 	seeded(t, r, "a", "b")

@@ -45,6 +45,7 @@ func sameHashes(t *testing.T, r *replicatest.Rig, volume string, base events.Bas
 
 // [I] A volume whose history was lost goes on where its replica stands, over restarts of the applier, and again.
 func TestNewGeneration(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	stop := r.Follow(quick)
@@ -83,6 +84,7 @@ func TestNewGeneration(t *testing.T) {
 
 // A history without a base begins the replica anew; one whose base is not where the replica stands is refused, and named.
 func TestNewGenerationElsewhere(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	asked := r.Capturer("a")
@@ -114,6 +116,7 @@ func TestNewGenerationElsewhere(t *testing.T) {
 
 // Another volume takes a volume's place while everything runs.
 func TestVolumeIsReplaced(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	r.Follow(quick)
@@ -138,6 +141,7 @@ func TestVolumeIsReplaced(t *testing.T) {
 
 // [I] A commit that comes in after it was told where a replica stands doesn't lead it away from there.
 func TestReplicaStaysWhereItWasTold(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	r.Follow(quick)
@@ -169,6 +173,7 @@ func TestReplicaStaysWhereItWasTold(t *testing.T) {
 
 // [I] Once a new generation is here, a commit beside the way to it is passed over, by an applier that forgot what it told, too.
 func TestCommitBesideTheWayIsPassedOver(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	stop := r.Follow(quick)
@@ -203,6 +208,7 @@ func TestCommitBesideTheWayIsPassedOver(t *testing.T) {
 
 // Where a history can't be told to go on yet, that is said: what is on its way is waited for.
 func TestFoundWaits(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a")
 	r.Volume("c", 1<<20)
@@ -245,6 +251,7 @@ func TestFoundWaits(t *testing.T) {
 
 // The control stream goes on in another generation: commits keep their order, before and after a restart.
 func TestControlGenerations(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	stop := r.Follow(quick)
@@ -266,6 +273,7 @@ func TestControlGenerations(t *testing.T) {
 
 // Mirrors of generations that the base has left behind go; the base crosses into the new generation.
 func TestRetentionOverGenerations(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	r.Retention = 10 * time.Second
 	seeded(t, r, "a", "b")

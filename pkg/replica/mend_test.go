@@ -35,6 +35,7 @@ func ok(kind string) func(*group.Status) bool {
 // [I] A hole in a mirror is filled by another incarnation, in volumes and in the control stream, and the base and replays
 // read over it.
 func TestHoleIsMended(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	r.Retention = 10 * time.Second
 	seeded(t, r, "a", "b")
@@ -72,6 +73,7 @@ func TestHoleIsMended(t *testing.T) {
 
 // [I] Where the primary has trimmed what a hole needs, a new generation is asked for, and the replica goes on with that.
 func TestHoleBeyondMending(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	a := r.Capturer("a")
@@ -106,6 +108,7 @@ func TestHoleBeyondMending(t *testing.T) {
 
 // [I] Damage that no mirror can mend, seen twice, makes a new generation; commits behind it are passed over.
 func TestDamageBeyondMending(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	a := r.Capturer("a")
@@ -143,6 +146,7 @@ func TestDamageBeyondMending(t *testing.T) {
 
 // Commits that name what was lost are passed over.
 func TestLostCommitsArePassedOver(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	r.Follow(quick)
@@ -167,6 +171,7 @@ func TestLostCommitsArePassedOver(t *testing.T) {
 
 // [I] A region that differs is named with its place, asked for, remembered over a restart, and healed by what covers it.
 func TestMismatchIsHealed(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a")
 	stop := r.Follow(quick)
@@ -225,6 +230,7 @@ func TestMismatchIsHealed(t *testing.T) {
 
 // Full mirrors: the oldest history goes, and the points that go with it are named.
 func TestRoomKeepReplicating(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	f := r.Follower(quick)
@@ -256,6 +262,7 @@ func TestRoomKeepReplicating(t *testing.T) {
 
 // Full mirrors: history is kept, and the mirror that grows most waits until there is room.
 func TestRoomKeepHistory(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a", "b")
 	a, b := r.Capturer("a"), r.Capturer("b")
@@ -293,6 +300,7 @@ func TestRoomKeepHistory(t *testing.T) {
 // A volume on a device, named in the document later on: too small a device is named and waited for, and its growth lets
 // the replica grow.
 func TestDocumentChangesAndDeviceGrows(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a")
 	f := r.Follower(quick)

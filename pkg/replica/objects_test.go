@@ -16,6 +16,7 @@ import (
 
 // Objects join a group that has volumes, follow with them over restarts, leave and come back.
 func TestFollowObjects(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a")
 	stop := r.Follow(nil)
@@ -61,6 +62,7 @@ func TestFollowObjects(t *testing.T) {
 
 // A group may have nothing but objects.
 func TestFollowObjectsAlone(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	r.Objects()
 	stop := r.Follow(nil)
@@ -72,6 +74,7 @@ func TestFollowObjectsAlone(t *testing.T) {
 
 // A history of objects that was lost goes on from a base, or begins anew and replaces everything.
 func TestObjectsOverGenerations(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a")
 	r.Objects()
@@ -96,6 +99,7 @@ func TestObjectsOverGenerations(t *testing.T) {
 
 // What the DR API server refuses is a condition, and holds nothing back.
 func TestRefusedObjects(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a")
 	r.Objects()
@@ -124,6 +128,7 @@ func TestRefusedObjects(t *testing.T) {
 
 // [I] A gap in the objects' stream stops the volumes, too: they advance together. It is filled by another mirror.
 func TestHoleInObjects(t *testing.T) {
+	t.Parallel()
 	r := replicatest.NewRig(t, "g", pickSeed(t))
 	seeded(t, r, "a")
 	r.Objects()
@@ -150,6 +155,7 @@ func TestHoleInObjects(t *testing.T) {
 
 // [I] A commit between the parts of an object is refused, and with it the volumes' part.
 func TestMarkWithinSplitObject(t *testing.T) {
+	t.Parallel()
 	seed := pickSeed(t)
 	h, src := replicatest.MemoryHistory("g", seed)
 	must := func(err error) {

@@ -4,11 +4,12 @@ package journaltest
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,9 +35,9 @@ type Pair struct {
 func Sites(t testing.TB) *Pair {
 	t.Helper()
 	p := &Pair{t: t, dir: t.TempDir()}
-	p.primaryOpt = bus.Options{StoreDir: filepath.Join(p.dir, "primary"), Domain: "primary", Port: freePort(t), LeafPort: freePort(t)}
+	p.primaryOpt = bus.Options{StoreDir: filepath.Join(p.dir, "primary"), Domain: "primary", Port: FreePort(t), LeafPort: FreePort(t)}
 	p.link = link.New(t, "127.0.0.1:"+strconv.Itoa(p.primaryOpt.LeafPort))
-	p.drOpt = bus.Options{StoreDir: filepath.Join(p.dir, "dr"), Domain: "dr", Port: freePort(t), LeafRemotes: []string{"nats-leaf://" + p.link.Address()}}
+	p.drOpt = bus.Options{StoreDir: filepath.Join(p.dir, "dr"), Domain: "dr", Port: FreePort(t), LeafRemotes: []string{"nats-leaf://" + p.link.Address()}}
 	p.StartPrimary()
 	p.StartDR()
 	t.Cleanup(func() { p.StopDR(); p.StopPrimary() })
@@ -163,17 +164,25 @@ func stop(s **bus.Server) {
 	}
 }
 
-func freePort(t testing.TB) int {
+// given are the ports that this process's servers have.
+var given sync.Map
+
+// FreePort returns a port that nobody listens on, and that no other test of this process was given. It lies below those that
+// the kernel gives to outgoing connections: one of them could take it while a server is down.
+func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, last = 12000, 32000
+	for range 1000 {
+		port := first + rand.IntN(last-first)
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err != nil {
+			continue
+		}
+		_ = l.Close() // nobody connected
+		if _, taken := given.LoadOrStore(port, true); !taken {
+			return port
+		}
 	}
-	defer l.Close()
-	_, port, _ := strings.Cut(l.Addr().String(), ":")
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
+	t.Fatal("no port is free")
+	return 0
 }
