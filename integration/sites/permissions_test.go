@@ -138,7 +138,7 @@ func TestRolesAreConfined(t *testing.T) {
 				"$JS.API.STREAM.PURGE.KV_farshore-generations $JS.API.STREAM.UPDATE.KV_farshore-generations $KV.farshore-generations.shop.orders $KV.farshore-objects.shop.g1 _INBOX.x",
 			"fs.> fsctl.shop.tap.orders fsctl.shop.repair.orders fsctl.shop.recovery fsmirror.> $JS.API.> >"},
 		{"primary", "operator",
-			"fs.shop.orders.g1 fs.shop.control.g1 fsctl.shop.announce fsctl.shop.tap.orders fsctl.shop.recovery fsctl.shop.answer.x $JS.API.STREAM.CREATE.x $JS.API.STREAM.DELETE.FS_shop_orders_g1 " +
+			"fs.shop.orders.g1 fs.shop.control.g1 fsctl.shop.announce fsctl.shop.tap.orders fsctl.shop.recovery fsctl.shop.release fsctl.shop.answer.x $JS.API.STREAM.CREATE.x $JS.API.STREAM.DELETE.FS_shop_orders_g1 " +
 				"$JS.API.STREAM.PURGE.FS_shop_orders_g1 $JS.API.STREAM.MSG.GET.FS_shop_orders_g1 $JS.API.CONSUMER.CREATE.FS_shop_orders_g1.reader $KV.farshore-generations.shop.orders",
 			"fs.> fsctl.> fsmirror.> >"},
 		{"dr", "applier",
@@ -146,7 +146,7 @@ func TestRolesAreConfined(t *testing.T) {
 				"$JS.primary.API.STREAM.CREATE.x $JS.primary.API.STREAM.DELETE.FS_shop_orders_g1 $JS.primary.API.STREAM.PURGE.FS_shop_orders_g1 $JS.primary.API.STREAM.MSG.GET.FS_shop_orders_g1 $JS.primary.API.CONSUMER.RESET.FS_shop_orders_g1.dr_m1",
 			"fs.> fsctl.> fsctl.shop.repair.orders fsmirror.> $JSC.> >"},
 		{"dr", "operator",
-			"fs.shop.orders.g1 fsctl.shop.announce fsctl.shop.recovery fsctl.shop.answer.x $KV.farshore-status.shop $KV.farshore-leases.shop $JS.API.STREAM.CREATE.x $JS.API.STREAM.DELETE.FS_shop_orders_g1_m1 $JS.API.STREAM.PURGE.FS_shop_orders_g1_m1 " +
+			"fs.shop.orders.g1 fsctl.shop.announce fsctl.shop.recovery fsctl.shop.answer.x $KV.farshore-status.shop $KV.farshore-status.shop.release $KV.farshore-leases.shop $JS.API.STREAM.CREATE.x $JS.API.STREAM.DELETE.FS_shop_orders_g1_m1 $JS.API.STREAM.PURGE.FS_shop_orders_g1_m1 " +
 				"$JS.primary.API.STREAM.PURGE.FS_shop_orders_g1",
 			"fs.> fsctl.> fsmirror.> >"},
 	} {

@@ -272,7 +272,7 @@ func TestFixedFieldsReplace(t *testing.T) {
 	two := strings.NewReplacer("ONE", "two", "VALUE", "2")
 	r.wantClean(stateOf(t, ns, one.Replace(fixedFields)))
 	r.wantClean(stateOf(t, ns, two.Replace(fixedFields)))
-	if n := r.counted("farshore.objects.writes", "replace"); n != 8 {
+	if n := r.counted("farshore.rebuild.writes", "replace"); n != 8 {
 		t.Errorf("%d replaced, want 8", n)
 	}
 	if got := field(r.must("rbac.authorization.k8s.io/v1", "rolebindings", ns, "rb"), "roleRef", "name"); got != "two" {

@@ -30,8 +30,8 @@ func newInstruments(m metric.Meter, groupName string) (*instruments, error) {
 		to         *metric.Int64Counter
 		name, help string
 	}{
-		{&i.writes, "farshore.objects.writes", "changes made at the DR API server, by action: apply, replace or delete"},
-		{&i.rehearsals, "farshore.objects.rehearsals", "dry runs of what is held back until a release"},
+		{&i.writes, "farshore.rebuild.writes", "changes made at the DR API server, by action: apply, replace or delete"},
+		{&i.rehearsals, "farshore.rebuild.rehearsals", "dry runs of what is held back until a release"},
 	} {
 		var err error
 		if *c.to, err = m.Int64Counter(c.name, metric.WithUnit("{request}"), metric.WithDescription(c.help)); err != nil {
@@ -42,10 +42,10 @@ func newInstruments(m metric.Meter, groupName string) (*instruments, error) {
 		to         *metric.Int64Gauge
 		name, help string
 	}{
-		{&i.count, "farshore.objects.count", "objects that the DR site should have"},
-		{&i.current, "farshore.objects.current", "objects that the DR API server has as they should be"},
-		{&i.heldBack, "farshore.objects.heldback", "objects that are not applied before a release"},
-		{&i.refused, "farshore.objects.refused", "objects that the DR API server doesn't take"},
+		{&i.count, "farshore.rebuild.objects", "objects that the DR site should have"},
+		{&i.current, "farshore.rebuild.current", "objects that the DR API server has as they should be"},
+		{&i.heldBack, "farshore.rebuild.heldback", "objects that are not applied before a release"},
+		{&i.refused, "farshore.rebuild.refused", "objects that the DR API server doesn't take"},
 	} {
 		var err error
 		if *g.to, err = m.Int64Gauge(g.name, metric.WithUnit("{object}"), metric.WithDescription(g.help)); err != nil {

@@ -100,7 +100,7 @@ metadata: {name: bad, namespace: NS}
 	if time.Since(since) > waitLimit || r.Status().Current != 3 {
 		t.Errorf("%+v", r.Status())
 	}
-	if got := r.counted("farshore.objects.writes", "apply"); got != 3 {
+	if got := r.counted("farshore.rebuild.writes", "apply"); got != 3 {
 		t.Errorf("%d applied", got)
 	}
 	r.wantClean(stateOf(t, ns, small))

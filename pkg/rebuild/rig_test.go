@@ -318,7 +318,7 @@ func (r *rig) counted(name, action string) (n int64) {
 	return n
 }
 
-func (r *rig) rehearsals() int64 { return r.counted("farshore.objects.rehearsals", "") }
+func (r *rig) rehearsals() int64 { return r.counted("farshore.rebuild.rehearsals", "") }
 
 // writes returns how many changes the API server stored.
-func (r *rig) writes() int64 { return r.counted("farshore.objects.writes", "") }
+func (r *rig) writes() int64 { return r.counted("farshore.rebuild.writes", "") }

@@ -13,11 +13,11 @@ func (r *reconciler) status() group.ObjectsStatus {
 	var s group.ObjectsStatus
 	for _, id := range sortedTargets(r.items) {
 		it := r.items[id]
-		if it.refusal != "" {
+		if it.told != "" { // within a pass it may still go in a later round
 			s.Refusals++
 			if len(s.Refused) < shownRefusals {
 				held := it.p != nil && it.p.kind.back && r.form == formHeld
-				s.Refused = append(s.Refused, refusalOf(refOf(it.entry.Key), it.refusal, held, it))
+				s.Refused = append(s.Refused, refusalOf(refOf(it.entry.Key), it.told, held, it))
 			}
 		}
 		switch {
