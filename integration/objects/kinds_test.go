@@ -67,7 +67,7 @@ func everyKind(t *testing.T) string {
 		manifest("v1", "LimitRange", "bank", "limits", "spec: {limits: [{type: PersistentVolumeClaim, max: {storage: 1Ti}}]}"),
 		manifest("v1", "ResourceQuota", "bank", "quota", "spec: {hard: {gold.storageclass.storage.k8s.io/requests.storage: 1Ti}}"),
 		manifest("v1", "PersistentVolume", "", "disk", `spec: {capacity: {storage: 1Mi}, accessModes: [ReadWriteOnce], storageClassName: "", hostPath: {path: /nonexistent}, claimRef: {namespace: bank, name: archive}}`),
-		manifest("v1", "PersistentVolumeClaim", "bank", "archive", `spec: {accessModes: [ReadWriteOnce], storageClassName: "", resources: {requests: {storage: 1Mi}}}`),
+		manifest("v1", "PersistentVolumeClaim", "bank", "archive", `spec: {accessModes: [ReadWriteOnce], storageClassName: "", volumeName: disk, resources: {requests: {storage: 1Mi}}}`),
 		manifest("v1", "Service", "bank", "web", "spec: {type: LoadBalancer, externalTrafficPolicy: Local, selector: {part: web}, ports: [{port: 443}]}"),
 		manifest("v1", "Service", "bank", "database", "spec: {clusterIP: None, selector: {part: database}, ports: [{port: 5432}]}"),
 		manifest("v1", "Endpoints", "bank", "outside", "subsets: [{addresses: [{ip: 192.0.2.1}], ports: [{port: 80}]}]"),
@@ -292,7 +292,9 @@ func walk(node any, f func(string)) {
 // has them all once they are released.
 func TestEveryKindArrives(t *testing.T) {
 	s := start(t, options{
-		spec:     `namespaces: [bank], keep: [{group: "*", resource: "*", name: kept}]`,
+		spec: `namespaces: [bank], keep: [{group: "*", resource: "*", name: kept}, {group: storage.k8s.io, resource: csidrivers, name: kept},
+    {group: flowcontrol.apiserver.k8s.io, resource: "flowschemas", name: kept}, {group: flowcontrol.apiserver.k8s.io, resource: prioritylevelconfigurations, name: kept},
+    {group: resource.k8s.io, resource: devicetaintrules, name: kept}]`,
 		recovery: "namespaces: {bank: bank-dr}, storageClasses: {gold: silver}",
 	})
 	made := makeEveryKind(t, s.primary)
