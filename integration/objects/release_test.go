@@ -43,12 +43,6 @@ func application() string {
   claimRef: {namespace: bank, name: archive}
 `) +
 		manifest("v1", "PersistentVolumeClaim", "bank", "archive", `spec: {accessModes: [ReadWriteOnce], storageClassName: "", volumeName: disk, resources: {requests: {storage: 1Mi}}}`) +
-		manifest("v1", "PersistentVolume", "", "spare", `spec:
-  capacity: {storage: 1Mi}
-  accessModes: [ReadWriteOnce]
-  storageClassName: ""
-  hostPath: {path: /nonexistent}
-`) +
 		manifest("autoscaling/v2", "HorizontalPodAutoscaler", "bank", "web", "spec: {minReplicas: 3, maxReplicas: 4, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}}")
 }
 
@@ -127,7 +121,7 @@ func TestNothingActsBeforeRelease(t *testing.T) {
 		t.Errorf("the Deployment has %d replicas", got)
 	}
 	s.status("what is held back is told", func(st *group.Status) error {
-		if st.Objects.HeldBack < 5 { // Pod, Ingress, claim, two volumes
+		if st.Objects.HeldBack < 4 { // Pod, Ingress, claim, volume
 			return errors.New("it isn't")
 		}
 		return nil

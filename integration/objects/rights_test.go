@@ -80,7 +80,7 @@ func TestApplierWithoutRights(t *testing.T) {
 	}
 	s.Applier.Kubeconfig(kubeconfig)
 	s.primary.apply(config("settings", "1"))
-	s.Start()
+	s.begin()
 	s.Recovered("first", limit)
 	lacks := func(words ...string) {
 		t.Helper()

@@ -15,6 +15,7 @@ import (
 	"filippo.io/age"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/farshore/farshore/integration/harness"
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/group"
 )
@@ -79,11 +80,14 @@ func TestSecretsAreEncrypted(t *testing.T) {
 		t.Error("a Secret that can't be decrypted is there")
 	}
 	s.SetObjects(braces("namespaces: [bank], recipients: ["+recipient+"]"), braces(fmt.Sprintf(recovery, path)))
+	var obj *unstructured.Unstructured
+	harness.Eventually(t, limit, "the Secret is applied", func() error {
+		if obj = s.dr.get(secrets, "bank", "password"); obj == nil {
+			return errors.New("it is not there")
+		}
+		return nil
+	})
 	s.applied("second")
-	obj := s.dr.get(secrets, "bank", "password")
-	if obj == nil {
-		t.Fatal("the Secret is not at the DR site")
-	}
 	encoded, _, _ := unstructured.NestedString(obj.Object, "data", "value")
 	if text, err := base64.StdEncoding.DecodeString(encoded); err != nil || string(text) != secret {
 		t.Errorf("the DR site's Secret holds %q, %v", text, err)

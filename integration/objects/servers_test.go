@@ -99,7 +99,7 @@ func TestForeignObjects(t *testing.T) {
 	foreign := s.dr.apply(config("settings", "theirs"))[0]
 	account := s.dr.apply(manifest("v1", "ServiceAccount", "bank", "clerk", ""))[0]
 	s.primary.apply(config("settings", "ours") + config("other", "ours") + manifest("v1", "ServiceAccount", "bank", "clerk", "automountServiceAccountToken: false"))
-	s.Start()
+	s.begin()
 	s.applied("first")
 	untouched := func(when string) {
 		t.Helper()

@@ -73,9 +73,21 @@ func start(t *testing.T, o options) *sites {
 	s.primary.apply(manifest("v1", "Namespace", "", "bank", ""))
 	kubetest.DefaultAccount(t, s.primary.Cluster, "bank")
 	if !o.away {
-		s.Start()
+		s.begin()
 	}
 	return s
+}
+
+// begin starts Farshore's processes and waits until barriers have the objects in them.
+func (s *sites) begin() {
+	s.t.Helper()
+	s.Start()
+	s.status("the objects are a member", func(st *group.Status) error {
+		if st.Objects.State != "member" {
+			return errors.New("they are not")
+		}
+		return nil
+	})
 }
 
 // site returns a connection to the DR site's server that lasts as long as the test.

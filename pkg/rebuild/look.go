@@ -17,6 +17,7 @@ func (r *reconciler) look(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("discover what the API server serves: %w", err)
 	}
+	denied := r.denied
 	r.kinds, r.denied = resources, make(map[schema.GroupResource]string)
 	mine := make(map[schema.GroupResource][]*item)
 	versions := make(map[schema.GroupResource]schema.GroupVersionResource)
@@ -32,6 +33,9 @@ func (r *reconciler) look(ctx context.Context) error {
 	for gr, items := range mine {
 		if err := r.lookAt(ctx, versions[gr], items); err != nil {
 			return err
+		}
+		if denied[gr] != "" && r.denied[gr] == "" { // the right was given: they are tried at once
+			forgive(items)
 		}
 	}
 	for _, k := range resources {

@@ -18,6 +18,7 @@ const (
 	defaultRehearseRate = 20
 	firstReach          = time.Second
 	lastReach           = 15 * time.Second
+	deniedLook          = 15 * time.Second // between two looks while a kind may not be listed
 	idle                = time.Hour
 	// patience is how often a release tries what is refused before it ends without it.
 	patience = 4
@@ -199,6 +200,9 @@ func (l *loop) work(ctx context.Context) error {
 			return err
 		}
 		l.looked = now.Add(l.r.o.Look)
+		if len(l.rec.denied) > 0 {
+			l.looked = now.Add(min(l.r.o.Look, deniedLook))
+		}
 	}
 	if err := l.rec.pass(ctx); err != nil {
 		return err

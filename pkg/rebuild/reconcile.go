@@ -3,6 +3,8 @@ package rebuild
 import (
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -297,8 +299,10 @@ func (it *item) taken() {
 }
 
 // forgive makes everything that was refused due at once, as if it had never been tried.
-func (r *reconciler) forgive() {
-	for _, it := range r.items {
+func (r *reconciler) forgive() { forgive(slices.Collect(maps.Values(r.items))) }
+
+func forgive(items []*item) {
+	for _, it := range items {
 		it.failures, it.next = 0, time.Time{}
 	}
 }
