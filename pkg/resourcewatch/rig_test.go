@@ -59,13 +59,16 @@ func eventually(t testing.TB, what string, done func() bool, why ...func() any) 
 
 // stream is a Sink that keeps what is appended. It stores at once, unless it is paused.
 type stream struct {
-	mu      sync.Mutex
-	all     []events.Event
-	stored  uint64
-	paused  bool
-	forget  bool  // keeps nothing
-	failed  error // of every call from now on
-	changed chan struct{}
+	mu     sync.Mutex
+	all    []events.Event
+	stored uint64
+
+	appended uint64
+	paused   bool
+	forget   bool  // keeps nothing
+	unsafe   bool  // nothing more becomes stored
+	failed   error // of every call from now on
+	changed  chan struct{}
 }
 
 func newStream() *stream { return &stream{changed: make(chan struct{})} }
@@ -93,9 +96,12 @@ func (s *stream) Append(ctx context.Context, e events.Event) (uint64, error) {
 	if !s.forget {
 		s.all = append(s.all, e)
 	}
-	s.stored++
+	s.appended++
+	if !s.unsafe {
+		s.stored = s.appended
+	}
 	s.notify()
-	return s.stored, nil
+	return s.appended, nil
 }
 
 func (s *stream) WaitStored(ctx context.Context, seq uint64) error {
@@ -120,6 +126,16 @@ func (s *stream) pause(yes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.paused = yes
+	s.notify()
+}
+
+// unstable keeps what is appended from being stored until it is called with false.
+func (s *stream) unstable(yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unsafe = yes; !yes {
+		s.stored = s.appended
+	}
 	s.notify()
 }
 

@@ -3,13 +3,18 @@ package resourcewatch_test
 import (
 	"context"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/farshore/farshore/internal/kube/kubetest"
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/resourcewatch"
 )
 
 // Every change is one event, in the order of the API server's revisions.
@@ -140,4 +145,72 @@ func TestReferencesAreFollowed(t *testing.T) {
 	eventually(t, "the ConfigMap that is mounted arrives", func() bool { return knows("config") })
 	must(t, s.client.AppsV1().Deployments(s.namespace).Delete(context.Background(), "bank", metav1.DeleteOptions{}))
 	eventually(t, "the ConfigMap that nothing mounts any more disappears", func() bool { return !knows("config") })
+}
+
+// [I] An object is remembered as sent only once its event is stored: what a crash takes from the stream is sent again.
+func TestOnlyWhatIsStoredIsRemembered(t *testing.T) {
+	s := newSite(t, kubetest.Shared(t))
+	s.put("deleted", nil)
+	w := s.ready(s.watch())
+	eventually(t, "all is remembered", func() bool { return s.memory.len() == len(replay(t, s.stream.events())) })
+	known, _ := s.memory.Load(t.Context())
+	s.stream.unstable(true)
+	s.put("made", nil)
+	s.remove("deleted")
+	s.converges(configMaps)
+	w.kill() // waits for a while for what is appended to be stored
+	if now, _ := s.memory.Load(t.Context()); !reflect.DeepEqual(now, known) {
+		t.Fatalf("remembered is %v, want %v", now, known)
+	}
+	s.stream.unstable(false)
+	before := len(s.stream.events())
+	w = s.ready(s.watch())
+	s.converges(configMaps)
+	if sent := objects(s.stream.events()[before:]); len(sent) != 2 {
+		t.Errorf("%d events of objects behind the crash, want 2", len(sent))
+	}
+	w.kill()
+	if n := s.memory.len(); n != len(known) {
+		t.Errorf("%d objects are remembered, want %d", n, len(known))
+	}
+}
+
+// The watcher's state is measured.
+func TestMetrics(t *testing.T) {
+	reader := metric.NewManualReader()
+	provider := metric.NewMeterProvider(metric.WithReader(reader))
+	s := newSite(t, kubetest.Shared(t))
+	s.tune = func(o *resourcewatch.Options) { o.Meter = provider.Meter("test") }
+	s.put("c", nil)
+	s.ready(s.watch())
+	s.remove("c")
+	s.converges(configMaps)
+	want := []string{
+		"farshore.objects.captured", "farshore.objects.events", "farshore.objects.failing", "farshore.objects.proven.age",
+		"farshore.objects.queue.bytes", "farshore.objects.queue.drops", "farshore.objects.refused", "farshore.objects.watched",
+	}
+	var names []string
+	verbs := make(map[string]int64)
+	eventually(t, "everything is measured", func() bool {
+		var all metricdata.ResourceMetrics
+		must(t, reader.Collect(t.Context(), &all))
+		names = nil
+		for _, scope := range all.ScopeMetrics {
+			for _, m := range scope.Metrics {
+				names = append(names, m.Name)
+				if data, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == "farshore.objects.events" {
+					for _, p := range data.DataPoints {
+						verb, _ := p.Attributes.Value("verb")
+						verbs[verb.AsString()] = p.Value
+					}
+				}
+			}
+		}
+		slices.Sort(names)
+		return slices.Equal(names, want)
+	}, func() any { return names })
+	lists := int64(len(s.stream.events()) - len(objects(s.stream.events())))
+	if verbs["delete"] != 1 || verbs["upsert"] != int64(len(objects(s.stream.events())))-1 || verbs["list"] != lists {
+		t.Errorf("counted are %v", verbs)
+	}
 }
