@@ -83,6 +83,7 @@ type Coordinator struct {
 	superseded  time.Time            // since when taps refuse us for a newer snapshotter
 	patience    time.Duration        // how long we wait for the fence then
 	indulgence  time.Duration        // how long a labelled barrier waits for members that are missing
+	foundRetry  time.Duration        // pause between two questions to the DR site
 	reported    report
 }
 
@@ -121,7 +122,7 @@ func NewCoordinator(o Options) (*Coordinator, error) {
 		presence: newPresence(), requests: make(chan *nats.Msg, maxMarkRequests), ready: make(chan struct{}),
 		listing: make(chan []Volume, 1), renewal: make(chan string, 1),
 		listed: listed(o.Volumes, o.Objects),
-		retry:  make(map[string]time.Time), strangers: make(map[string]string), patience: supersededLimit, indulgence: 2 * AnnounceEvery,
+		retry:  make(map[string]time.Time), strangers: make(map[string]string), patience: supersededLimit, indulgence: 2 * AnnounceEvery, foundRetry: foundRetry,
 	}, nil
 }
 

@@ -513,6 +513,10 @@ func TestCutsOfVolumesAndObjectsAreConsistent(t *testing.T) {
 // The check can fail: it does with every tap that breaks one of its promises, and where the revision is read
 // outside of the time between the last hold and the first mark.
 func TestCheckFindsWhatIsWrongWithObjects(t *testing.T) {
+	enough := 100
+	if testing.Short() {
+		enough = 40
+	}
 	for name, f := range map[string]faults{
 		"the revision is read before the last hold":  {readAtHold: true},
 		"the revision is read behind the first mark": {readAtMark: true},
@@ -522,7 +526,7 @@ func TestCheckFindsWhatIsWrongWithObjects(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
-			_, violations := r.cutModel(1, 100, f, undisturbed)
+			_, violations := r.cutModel(1, enough, f, undisturbed)
 			if len(violations) == 0 {
 				t.Error("no violation was found: the check proves nothing")
 			} else {

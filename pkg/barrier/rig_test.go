@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
+	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +23,17 @@ import (
 )
 
 const testGroup = "shop"
+
+// TestMain runs more tests beside each other than there are processors: they wait more than they compute.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		if err := f.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 // rig is a group on a real server. At the test's end the control stream is checked against every rule
 // that holds for it, whatever the test did.
@@ -108,7 +123,7 @@ func (r *rig) coordinate(o Options) *coordinator {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	c.indulgence = 100 * time.Millisecond
+	c.indulgence, c.foundRetry = 100*time.Millisecond, 50*time.Millisecond
 	p := start(r.t, c.Run)
 	select {
 	case <-c.Ready():

@@ -206,7 +206,7 @@ func (c *Coordinator) found(ctx context.Context) (*repair.Foundation, error) {
 			told = time.Now()
 			c.log.Warn("no barriers until the DR site tells where its history ends: check that its applier runs and that the link is up", "error", err)
 		}
-		if !pause(ctx, foundRetry) {
+		if !pause(ctx, c.foundRetry) {
 			return nil, ctx.Err()
 		}
 	}
