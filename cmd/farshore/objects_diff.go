@@ -114,11 +114,14 @@ func (c *compared) count() {
 	c.Equal = c.HeldBack == len(c.Differences)
 }
 
-// keep forgets differences that an earlier look didn't find: they were on their way.
+// keep forgets differences that an earlier look didn't find: they were on their way. An object that the DR site had in another
+// way then is being followed.
 func (c *compared) keep(before []rebuild.Difference) {
 	c.Differences = slices.DeleteFunc(c.Differences, func(d rebuild.Difference) bool {
 		return d.Kind != rebuild.DiffBack && !slices.ContainsFunc(before, func(b rebuild.Difference) bool {
-			return b.Object == d.Object && b.Kind == d.Kind
+			return b.Object == d.Object && b.Kind == d.Kind && slices.EqualFunc(b.Fields, d.Fields, func(x, y rebuild.FieldDiff) bool {
+				return x.Path == y.Path && x.Have == y.Have
+			})
 		})
 	})
 	c.count()

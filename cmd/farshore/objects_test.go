@@ -227,7 +227,10 @@ func TestDiffForm(t *testing.T) {
 	}
 	golden(t, "diff.json", js.String())
 
-	c.keep(c.Differences[2:3]) // the only one that an earlier look found
+	earlier := slices.Clone(c.Differences[:3])
+	earlier[0].Fields = []rebuild.FieldDiff{{Path: "data.allowed", Want: `"11"`, Have: `"10"`}} // is followed
+	earlier[1].Fields = nil
+	c.keep(earlier) // missing is the only one that the look before found just so
 	if len(c.Differences) != 2 || c.Differences[0].Kind != rebuild.DiffMissing || c.Differences[1].Kind != rebuild.DiffBack || c.Equal {
 		t.Errorf("kept %+v", c.Differences)
 	}
@@ -338,6 +341,16 @@ func TestReplayIntoANamespace(t *testing.T) {
 		if err != nil || string(secret.Data["pin"]) != "1234" {
 			t.Errorf("live %v: %v", live, err)
 		}
+	}
+	o := objectOptions{namespaces: []string{"bank=" + beside}} // without the key
+	o.cluster.Kubeconfig = server.Kubeconfig
+	do, err := o.objects(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out replayed
+	if err := do.run(t.Context(), t.TempDir(), objects, &out); err != nil || len(out.Applied.Refused) > 0 || len(out.Manifests.LeftOut) != 1 {
+		t.Errorf("without the key: %v, %+v, %+v", err, out.Applied, out.Manifests)
 	}
 	for _, name := range []string{"other", "bank"} {
 		if _, err := client.CoreV1().Namespaces().Get(t.Context(), name, metav1.GetOptions{}); err == nil {

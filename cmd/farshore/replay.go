@@ -43,7 +43,8 @@ the primary had them. Secrets that were encrypted for the group's recipients are
 
 With --into-namespace the objects are also applied into another namespace of the cluster that --kubeconfig names, with every
 reference between them following, beside what runs there: in the form that doesn't act, or, with --live, as they are. What has no
-namespace is not applied. Where the group has several namespaces say FROM=TO for each that is wanted.`,
+namespace is not applied, nor is what has no manifest; what an earlier replay left in the namespace is replaced, but for what acts.
+Where the group has several namespaces say FROM=TO for each that is wanted. It exits with 1 where the API server refuses anything.`,
 		Example: `  farshore replay --group bank.yaml --to latest --into /srv/recovered
   farshore replay --group bank.yaml --to before-upgrade --into /srv/old --objects-only --identity age.key
   farshore replay --group bank.yaml --to 4711 --into /srv/try --into-namespace bank-try --kubeconfig dr.kubeconfig`,

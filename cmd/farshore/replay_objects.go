@@ -153,7 +153,7 @@ func (o *objectReplay) run(ctx context.Context, into string, view rebuild.State,
 	if err != nil {
 		return err
 	}
-	refused, err := r.Once(ctx, within{view, o.namespaces}, o.live)
+	refused, err := r.Once(ctx, within{view, o.namespaces, without}, o.live)
 	if err != nil {
 		return fmt.Errorf("apply into %s: %w", names(o.namespaces), err)
 	}
