@@ -2,6 +2,8 @@ package replica_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -191,4 +193,80 @@ func TestMarkWithinSplitObject(t *testing.T) {
 	if cp := set.Checkpoint(); cp.Commit.Barrier != first.Token.Barrier || cp.Applying != nil {
 		t.Errorf("the checkpoint is at %d, applying %v", cp.Commit.Barrier, cp.Applying)
 	}
+}
+
+// A checkpoint of a set without objects is as it always was; one with objects is not for appliers that would forget them.
+func TestCheckpointFormats(t *testing.T) {
+	h, src := replicatest.MemoryHistory("g", pickSeed(t))
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(errors.Join(h.Add("a", 16<<10, false), h.Frame("a", 4)))
+	h.Join("a")
+	dir := t.TempDir()
+	advance := func() string {
+		t.Helper()
+		c, err := h.Commit("")
+		must(err)
+		set, err := replica.Open(dir, replica.Options{Group: "g"})
+		must(err)
+		must(set.Advance(t.Context(), src, c))
+		if v := set.Objects(); (v != nil) != (c.Objects != nil) {
+			t.Errorf("barrier %d has objects: %v", c.Token.Barrier, v != nil)
+		} else if v != nil {
+			replicatest.SameObjects(t, v, h.ObjectsAt(c.Token.Barrier))
+		}
+		must(set.Close())
+		body, err := os.ReadFile(filepath.Join(dir, replica.CheckpointFile))
+		must(err)
+		return string(body)
+	}
+	if body := advance(); !strings.Contains(body, `"format":1,`) || strings.Contains(body, "log") || strings.Contains(body, "revision") {
+		t.Errorf("without objects the checkpoint is %s", body)
+	}
+	_, err := h.Sink(journal.Objects, h.Epoch(journal.Objects))
+	must(errors.Join(err, h.Change(10)))
+	h.Join(journal.Objects)
+	if body := advance(); !strings.Contains(body, `"format":2,`) {
+		t.Errorf("with objects the checkpoint is %s", body)
+	}
+	advance() // it is opened again
+}
+
+// [I] A history of objects that can't be followed holds the volumes too, and a new generation is asked for.
+func TestRenewalOfObjects(t *testing.T) {
+	t.Parallel()
+	r := replicatest.NewRig(t, "g", pickSeed(t))
+	seeded(t, r, "a")
+	r.Objects()
+	capturer := r.Capturer(journal.Objects)
+	r.Follow(func(o *replica.FollowerOptions) {
+		o.DamageRetry, o.MendEvery, o.AskEvery = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
+	})
+	good := r.Fill(2, 5, "a", journal.Objects)
+	r.AppliedTo(good)
+	_, err := r.Sink(journal.Objects, &events.Object{
+		Verb: events.Upsert, Key: events.ObjectKey{Version: "v1", Resource: "configmaps", Namespace: "ns-0", Name: "half"}, Parts: 2, Raw: []byte("{"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Cut("")
+	replicatest.Eventually(t, "a new generation is asked for", func() error {
+		if len(capturer.Renewed()) == 0 {
+			return errors.New("nobody asked")
+		}
+		return nil
+	})
+	r.AppliedTo(good)
+	found := r.Found(journal.Objects)
+	if found.Base == nil || found.Base.Barrier != good.Token.Barrier {
+		t.Fatalf("the objects go on from %+v", found.Base)
+	}
+	r.RenewObjectsOn(nil)
+	r.AppliedTo(r.Fill(1, 5, "a", journal.Objects))
+	r.StatusWhere("all is well again", func(s *group.Status) bool { return replicatest.Condition(s, group.ConditionComplete).OK })
 }
