@@ -206,11 +206,15 @@ func TestFollowerOnFullDisk(t *testing.T) {
 	r.AppliedTo(before)
 	full.Store(true)
 	last := r.Fill(4, 5, "a", "b")
-	s := r.StatusWhere("the full disk is shown", func(s *group.Status) bool { return !replicatest.Condition(s, group.ConditionStorage).OK })
+	s := r.StatusWhere("the full disk is shown", func(s *group.Status) bool {
+		return !replicatest.Condition(s, group.ConditionStorage).OK && s.Applied != nil
+	})
 	if s.Applied.Barrier != before.Token.Barrier || s.Phase != group.PhaseStopped {
 		t.Errorf("at %d, phase %s", s.Applied.Barrier, s.Phase)
 	}
-	r.StatusWhere("the newest point is what the mirrors hold", func(s *group.Status) bool { return s.RecoveryPoint.Barrier == last.Token.Barrier })
+	r.StatusWhere("the newest point is what the mirrors hold", func(s *group.Status) bool {
+		return s.RecoveryPoint != nil && s.RecoveryPoint.Barrier == last.Token.Barrier
+	})
 	full.Store(false)
 	r.AppliedTo(last)
 	r.StatusWhere("all is well", func(s *group.Status) bool {

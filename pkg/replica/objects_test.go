@@ -44,9 +44,9 @@ func TestFollowObjects(t *testing.T) {
 	r.Reopen(journal.Objects)
 	r.AppliedTo(r.Fill(1, 5, journal.Objects))
 	s := r.StatusWhere("the objects are in the status", func(s *group.Status) bool {
-		return s.Objects != nil && s.Objects.State == "member" && s.Objects.Lags.TransitLagSeconds != nil && s.Objects.Count == r.View().Len()
+		return s.Objects != nil && s.Objects.State == "member" && s.Objects.Lags.TransitLagSeconds != nil && s.Objects.Revision == r.View().Revision()
 	})
-	if s.Objects.Revision != r.View().Revision() || s.Objects.AppliedSeq == 0 || s.Objects.StoredSeq < s.Objects.AppliedSeq || len(s.Volumes) != 1 {
+	if s.Objects.Count != r.View().Len() || s.Objects.AppliedSeq == 0 || s.Objects.StoredSeq < s.Objects.AppliedSeq || len(s.Volumes) != 1 {
 		t.Errorf("the status says %+v", s.Objects)
 	}
 	before := r.View()

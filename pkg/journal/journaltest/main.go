@@ -7,11 +7,8 @@ import (
 	"testing"
 )
 
-// atOnce is how many parallel tests run for each processor: with brokers they mostly wait, for leaders, for links that come
-// back, for readers that find out.
-const atOnce = 5
-
-// Main runs a package's tests, for TestMain: as many at once as brokers allow, unless -parallel says how many.
+// Main runs a package's tests, for TestMain: several at once for each processor, unless -parallel says how many. With brokers
+// tests mostly wait: for leaders, for links that come back, for readers that find out.
 func Main(m *testing.M) int {
 	flag.Parse()
 	given := false

@@ -250,7 +250,7 @@ func Eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(90 * time.Second) // bounds a machine that has much else to do
 	for {
 		err := check()
 		if err == nil {
