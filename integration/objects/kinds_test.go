@@ -47,11 +47,6 @@ func everyKind(t *testing.T) string {
 	workload := func(version, kind, name, more string) string {
 		return manifest(version, kind, "bank", name, fmt.Sprintf("spec:\n  selector: {matchLabels: {part: %s}}\n  %s\n  ", name, more)+fmt.Sprintf(template, name, ""))
 	}
-	rules := `rules: [{apiGroups: [bank.example], apiVersions: [v1], operations: [CREATE], resources: [nothing], scope: Namespaced}]`
-	hook := `webhooks: [{name: a.bank.example, admissionReviewVersions: [v1], sideEffects: None, failurePolicy: Ignore, clientConfig: {service: {name: web, namespace: bank, path: /x}}, ` + rules +
-		`, namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: bank}}}]`
-	match := `matchConstraints: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: bank}}, resource` + strings.ToUpper(rules[:1]) + rules[1:] + `}`
-	bound := `spec: {policyName: kept, paramRef: {name: settings, namespace: bank, parameterNotFoundAction: Allow}%s}`
 	selector := `spec: {podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: bank}}}]}]}`
 	return strings.Join([]string{
 		manifest("v1", "Node", "", "node", ""),
@@ -96,13 +91,7 @@ subjects: [{kind: ServiceAccount, name: web, namespace: bank}]`),
 rules: []`),
 		manifest("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "", "bank-web", `roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: bank-web}
 subjects: [{kind: ServiceAccount, name: web, namespace: bank}]`),
-		manifest("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "", "bank", hook),
-		manifest("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "", "bank", hook),
-		manifest("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", "", "kept", `spec: {failurePolicy: Ignore, paramKind: {apiVersion: v1, kind: ConfigMap}, `+match+`, validations: [{expression: "true"}]}`),
-		manifest("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "", "kept", fmt.Sprintf(bound, ", validationActions: [Audit]")),
-		manifest("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy", "", "kept", `spec: {failurePolicy: Ignore, reinvocationPolicy: Never, paramKind: {apiVersion: v1, kind: ConfigMap}, `+match+
-			`, mutations: [{patchType: JSONPatch, jsonPatch: {expression: "[JSONPatch{op: \"remove\", path: \"/metadata/labels\"}]"}}]}`),
-		manifest("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicyBinding", "", "kept", fmt.Sprintf(bound, "")),
+		everyAdmission(),
 		manifest("apiregistration.k8s.io/v1", "APIService", "", "v1.late.example", "spec: {group: late.example, version: v1, groupPriorityMinimum: 100, versionPriority: 10, insecureSkipTLSVerify: true, service: {name: web, namespace: bank}}"),
 		manifest("flowcontrol.apiserver.k8s.io/v1", "PriorityLevelConfiguration", "", "kept", "spec: {type: Limited, limited: {nominalConcurrencyShares: 5, limitResponse: {type: Reject}}}"),
 		manifest("flowcontrol.apiserver.k8s.io/v1", "FlowSchema", "", "kept", `spec: {priorityLevelConfiguration: {name: kept}, matchingPrecedence: 9000, rules: [{subjects: [{kind: ServiceAccount, serviceAccount: {name: web, namespace: bank}}], resourceRules: [{verbs: ["*"], apiGroups: ["*"], resources: ["*"], namespaces: [bank]}]}]}`),
@@ -120,6 +109,24 @@ subjects: [{kind: ServiceAccount, name: web, namespace: bank}]`),
 		manifest("certificates.k8s.io/v1", "CertificateSigningRequest", "", "kept", "spec: {signerName: kubernetes.io/kube-apiserver-client, usages: [client auth], request: "+base64.StdEncoding.EncodeToString([]byte(request))+"}"),
 		manifest("certificates.k8s.io/v1", "ClusterTrustBundle", "", "kept", fmt.Sprintf("spec: {trustBundle: %q}", bundle)),
 		manifest("resource.k8s.io/v1", "DeviceTaintRule", "", "kept", "spec: {deviceSelector: {driver: none.example}, taint: {key: bank.example/away, effect: NoSchedule}}"),
+	}, "")
+}
+
+// everyAdmission is one object of every kind that is about what an API server lets in.
+func everyAdmission() string {
+	rules := `rules: [{apiGroups: [bank.example], apiVersions: [v1], operations: [CREATE], resources: [nothing], scope: Namespaced}]`
+	hook := `webhooks: [{name: a.bank.example, admissionReviewVersions: [v1], sideEffects: None, failurePolicy: Ignore, clientConfig: {service: {name: web, namespace: bank, path: /x}}, ` + rules +
+		`, namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: bank}}}]`
+	match := `matchConstraints: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: bank}}, resource` + strings.ToUpper(rules[:1]) + rules[1:] + `}`
+	bound := `spec: {policyName: kept, paramRef: {name: settings, namespace: bank, parameterNotFoundAction: Allow}%s}`
+	return strings.Join([]string{
+		manifest("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "", "bank", hook),
+		manifest("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "", "bank", hook),
+		manifest("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", "", "kept", `spec: {failurePolicy: Ignore, paramKind: {apiVersion: v1, kind: ConfigMap}, `+match+`, validations: [{expression: "true"}]}`),
+		manifest("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "", "kept", fmt.Sprintf(bound, ", validationActions: [Audit]")),
+		manifest("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy", "", "kept", `spec: {failurePolicy: Ignore, reinvocationPolicy: Never, paramKind: {apiVersion: v1, kind: ConfigMap}, `+match+
+			`, mutations: [{patchType: JSONPatch, jsonPatch: {expression: "[JSONPatch{op: \"remove\", path: \"/metadata/labels\"}]"}}]}`),
+		manifest("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicyBinding", "", "kept", fmt.Sprintf(bound, "")),
 	}, "")
 }
 

@@ -13,7 +13,7 @@ import (
 
 // What patches may cost.
 const (
-	maxCost   = 1_000_000 // of a condition, in CEL's units: some 10 ms
+	maxCost   = 1_000_000 // of a condition, in CEL's units: about 0.1 s, what Kubernetes lets one of its own cost
 	maxObject = 4 << 20   // bytes of JSON that a patch may make: no API server takes more than half
 )
 
