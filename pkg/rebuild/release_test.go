@@ -128,7 +128,7 @@ func resumed(t *testing.T, r *rig, p Progress) *Rebuilder {
 func TestReleaseNamesWhatIsRefused(t *testing.T) {
 	c := kubetest.Shared(t)
 	ns := kubetest.Namespace(t, c, "refused")
-	r, _ := start(t, c, "refused", nil)
+	r, stop := start(t, c, "refused", nil)
 	r.create(ns, "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data, namespace: NS}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}")
 	const claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data, namespace: NS}\nspec: {accessModes: [ReadWriteMany], resources: {requests: {storage: 2Gi}}}"
 	r.wantAll(stateOf(t, ns, small, claim))
@@ -165,6 +165,19 @@ func TestReleaseNamesWhatIsRefused(t *testing.T) {
 	}
 	if r.get("v1", "persistentvolumeclaims", ns, "data") == nil || r.get("v1", "configmaps", ns, "a") != nil {
 		t.Error("asked for again it released something else than what was refused")
+	}
+	// So it is where the applier was started again in between.
+	stop()
+	r.remove("v1", "persistentvolumeclaims", ns, "data")
+	r.patch("v1", "persistentvolumeclaims", ns, "data", `{"metadata":{"finalizers":null}}`)
+	again, _ := start(t, c, "refused", nil)
+	again.Rebuilder = resumed(t, again, Progress{Mode: ModeReleasing, Failed: []Step{{Object: Ref{Version: "v1", Resource: "persistentvolumeclaims", Namespace: ns, Name: "data"}}}})
+	again.Want(stateOf(t, ns, small, claim))
+	if end, err = again.Release(t.Context(), nil); err != nil || len(end.Failed) != 0 {
+		t.Fatalf("after a restart: %+v, %v", end, err)
+	}
+	if r.get("v1", "persistentvolumeclaims", ns, "data") == nil || r.get("v1", "configmaps", ns, "a") != nil {
+		t.Error("after a restart it released something else than what was refused")
 	}
 }
 
