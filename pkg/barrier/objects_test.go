@@ -539,3 +539,21 @@ func TestCheckFindsWhatIsWrongWithObjects(t *testing.T) {
 		})
 	}
 }
+
+// What keeps the objects from voting is told in their own words.
+func TestReasonsOfObjects(t *testing.T) {
+	if got := notReady(journal.Objects, events.Progress{}); !strings.Contains(got, "objects must be sent first") {
+		t.Errorf("got %q", got)
+	}
+	if got := notReady(journal.Objects, events.Progress{Pass: events.PassSeed, Done: 1, Total: 4}); !strings.Contains(got, "at 25 %") {
+		t.Errorf("got %q", got)
+	}
+	c, err := NewCoordinator(Options{Site: newRig(t).site, Group: testGroup, Objects: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.history = newHistory()
+	if _, err := c.check(journal.Objects); err == nil || !strings.Contains(err.Error(), "reaches the API server") {
+		t.Errorf("a watcher that was never heard: %v", err)
+	}
+}
