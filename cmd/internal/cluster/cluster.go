@@ -8,10 +8,12 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"github.com/farshore/farshore/cmd/internal/daemon"
 )
@@ -76,6 +78,9 @@ func (f *Flags) Need() (*rest.Config, error) {
 	}
 	return config, err
 }
+
+// client-go's own log tells again, in another form, of errors that are returned. It can't be changed while clients work.
+func init() { klog.SetLogger(logr.Discard()) }
 
 // silent keeps the API server's warnings out of the output: they are about kinds that are looked at because they are there.
 func silent(config *rest.Config) *rest.Config {
