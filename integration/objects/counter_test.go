@@ -131,7 +131,8 @@ func (s *sites) replayed(point string) (object, row map[string]uint64, err error
 }
 
 // A counter in a ConfigMap is written before a database's row, and another behind one. At every labelled barrier, replayed with its objects, the
-// one that is written first is equal or one ahead. At every other barrier the objects may be older, never newer.
+// one that is written first is equal or one ahead. At every other barrier the objects may be older, never newer. (An API server beside its
+// watcher tells of a change before a barrier can come; that a mark waits for one that is late is tested in pkg/resourcewatch.)
 func TestCounterAndRow(t *testing.T) {
 	s := start(t, options{volumes: 2, interval: 100 * time.Millisecond})
 	s.Recovered("begin", limit)
