@@ -73,14 +73,15 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	before := heap()
 	start := time.Now()
-	w := s.watch()
 	s.stream.forget = true
-	s.ready(w)
+	w := s.ready(s.watch())
 	took := time.Since(start)
 	remembered := int64(0)
+	s.memory.mu.Lock()
 	for k, v := range s.memory.known {
 		remembered += int64(len(k.Name)+len(v.UID)) + 250 // of the test's own memory
 	}
+	s.memory.mu.Unlock()
 	used := heap() - before - remembered
 	t.Logf("%d bytes of JSON in %d objects, %d bytes of memory: %.2f; ready after %s", watched, w.Status().Objects, used, float64(used)/float64(watched), took)
 	if used > 3*watched {
