@@ -24,8 +24,8 @@ func markCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "mark --label LABEL",
 		Short: "Make a labelled recovery point now",
-		Long: `Mark cuts all volumes of the group now and gives the cut a name, for example before an upgrade. It returns once the
-cut is committed at the primary site; it is a recovery point as soon as the DR site has it, see "farshore points".
+		Long: `Mark cuts all volumes and Kubernetes objects of the group now and gives the cut a name, for example before an upgrade. It
+returns once the cut is committed at the primary site; it is a recovery point as soon as the DR site has it, see "farshore points".
 It asks the primary site, or, where that can't be reached from here, asks it through the DR site.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

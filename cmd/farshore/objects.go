@@ -37,14 +37,6 @@ func registerAt(cmd *cobra.Command, at *string, usage string) {
 	_ = cmd.RegisterFlagCompletionFunc("at", cobra.FixedCompletions([]string{replay.Latest}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// captured refuses a group without objects.
-func captured(g *group.Group) error {
-	if g.Spec.Objects == nil {
-		return daemon.Usagef("group %s captures no Kubernetes objects: its document has no spec.objects", g.Metadata.Name)
-	}
-	return nil
-}
-
 func objectsListCommand() *cobra.Command {
 	var r reach
 	var f format
@@ -62,10 +54,7 @@ server is asked. ` + atHelp,
 			if err != nil {
 				return err
 			}
-			g, err := r.load()
-			if err == nil {
-				err = captured(g)
-			}
+			g, err := r.loadObjects()
 			if err != nil {
 				return err
 			}
@@ -172,10 +161,7 @@ It exits with 0 where nothing differs, and with 1 where anything does; what is h
 			if err != nil {
 				return err
 			}
-			g, err := r.load()
-			if err == nil {
-				err = captured(g)
-			}
+			g, err := r.loadObjects()
 			if err != nil {
 				return err
 			}

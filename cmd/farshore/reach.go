@@ -35,6 +35,23 @@ func (r *reach) load() (*group.Group, error) {
 	return daemon.LoadGroup(r.group)
 }
 
+// loadObjects is load for a group that has Kubernetes objects.
+func (r *reach) loadObjects() (*group.Group, error) {
+	g, err := r.load()
+	if err == nil {
+		err = captured(g)
+	}
+	return g, err
+}
+
+// captured refuses a group without objects.
+func captured(g *group.Group) error {
+	if g.Spec.Objects == nil {
+		return daemon.Usagef("group %s captures no Kubernetes objects: its document has no spec.objects", g.Metadata.Name)
+	}
+	return nil
+}
+
 // site connects to a site of the group within the time limit.
 func (r *reach) site(ctx context.Context, g *group.Group, which daemon.Site) (*journal.Site, error) {
 	o := daemon.SiteOptions(g, which)

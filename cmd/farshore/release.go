@@ -49,10 +49,7 @@ API server, and does nothing. It exits with 0 when everything was released (or w
 			if err != nil {
 				return err
 			}
-			g, err := r.load()
-			if err == nil {
-				err = captured(g)
-			}
+			g, err := r.loadObjects()
 			if err != nil {
 				return err
 			}
