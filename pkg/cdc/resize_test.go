@@ -36,7 +36,11 @@ func (r *rig) grown(t *testing.T, size int64) []byte {
 // before it is written beyond its old end.
 func TestResize(t *testing.T) {
 	const size = 6<<20 + 512
-	r := newRig(t, size, func(o *cdc.Options) { track(o); o.Budget = cdc.NewBudget(256 << 10); o.Patience = 50 * time.Millisecond }).run(t)
+	r := newRig(t, size, func(o *cdc.Options) {
+		track(o)
+		o.Budget = cdc.NewBudget(256 << 10)
+		o.Patience = 50 * time.Millisecond
+	}).run(t)
 	ctx, end := context.WithCancel(context.Background())
 	var load sync.WaitGroup
 	for i := range 4 {
