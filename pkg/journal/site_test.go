@@ -94,6 +94,16 @@ func TestTopologyIsIdempotentAndRefusesChanges(t *testing.T) {
 	}
 }
 
+// What a server can't set aside is refused with what to do.
+func TestStreamWithoutRoomSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	p := journaltest.Sites(t)
+	err := p.Primary.EnsureStream(t.Context(), journal.StreamID{Group: "shop", Part: "db", Generation: 1}, journal.StreamOptions{UID: "u", MaxBytes: 1 << 60})
+	if err == nil || !strings.Contains(err.Error(), "lower spec.journal.maxBytes") {
+		t.Errorf("make a stream of 1 EiB: %v", err)
+	}
+}
+
 // Sites that accept messages of different sizes are refused before anything is mirrored.
 func TestUnequalPayloadLimitsAreRefused(t *testing.T) {
 	t.Parallel()

@@ -65,6 +65,12 @@ func (e *ConfigError) or() error {
 	return e
 }
 
+// What a server says that has no room for another stream (JSInsufficientResourcesErr, JSStorageResourcesExceededErr of nats-server).
+const (
+	noResources jetstream.ErrorCode = 10023
+	noStorage   jetstream.ErrorCode = 10047
+)
+
 // EnsureStream makes the stream at this site, the primary, and the durable consumer that its mirror
 // reads from. Calling it again changes nothing, but that it raises the limit of one that exists. Where either
 // exists and differs otherwise it returns a *ConfigError.
@@ -105,6 +111,10 @@ func (s *Site) EnsureStream(ctx context.Context, id StreamID, o StreamOptions) e
 			return err
 		}
 		stream, err = s.js.CreateStream(ctx, want)
+	}
+	var refused *jetstream.APIError
+	if errors.As(err, &refused) && (refused.ErrorCode == noResources || refused.ErrorCode == noStorage) {
+		return fmt.Errorf("make stream %s: %w; the server sets all of a stream's limit aside, here %d bytes: give JetStream more room, or lower spec.journal.maxBytes", want.Name, err, want.MaxBytes)
 	}
 	if err != nil {
 		return fmt.Errorf("make stream %s: %w", want.Name, err)

@@ -163,7 +163,9 @@ spec:
     primary: {url: %q}
     dr: {url: %q}
   volumes:
-%s%s%s  recovery:
+%s%s  journal: # a server sets the whole of it aside for each stream: the demo runs on small disks, too
+    maxBytes: 2Gi
+%s  recovery:
     directory: %q
 %s`, groupName, primary, dr, volume(ledger), volume(settlement), objects, filepath.Join(s.dir, "dr", "recovery"), recovery)
 }
