@@ -134,7 +134,7 @@ func TestNothingIsLostOverLeaderChanges(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not run with -short: it waits for a dozen elections")
 	}
-	t.Parallel()
+	// Not beside others: a dozen elections of three servers need the time that a server is given to start.
 	c := newCluster(t)
 	s := c.replicated()
 	x := start(t, s, "a")
