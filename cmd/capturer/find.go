@@ -37,7 +37,7 @@ func (t *tap) find(ctx context.Context) (start, error) {
 			return start{}, err
 		}
 		id := journal.StreamID{Group: t.env.Group.Metadata.Name, Part: t.volume.Name, Generation: n}
-		info, exists, err := t.look(ctx, id)
+		info, exists, err := t.tenure.site.Origin(ctx, id)
 		if err != nil {
 			return start{}, err
 		}
@@ -62,20 +62,6 @@ func (t *tap) find(ctx context.Context) (start, error) {
 		}
 		renewed = true
 	}
-}
-
-// look returns what the primary has of a stream.
-func (t *tap) look(ctx context.Context, id journal.StreamID) (info journal.StreamInfo, exists bool, err error) {
-	streams, err := t.tenure.site.Streams(ctx, id.Group)
-	if err != nil {
-		return info, false, err
-	}
-	for _, s := range streams {
-		if s.ID == id && s.Incarnation == 0 {
-			return s, true, nil
-		}
-	}
-	return info, false, nil
 }
 
 // judge tells why generation n can't be continued from what the log knows; "": it can, or it is the very first.

@@ -294,11 +294,11 @@ func (w *watching) find(ctx context.Context) (journal.StreamID, error) {
 			if n == 1 || asked {
 				return id, nil
 			}
-			begun, err := w.begun(ctx, id)
+			origin, _, err := w.site.Origin(ctx, id)
 			if err != nil {
 				return journal.StreamID{}, err
 			}
-			if begun {
+			if origin.Last > 0 { // somebody has written it
 				return id, nil
 			}
 		}
@@ -313,20 +313,6 @@ func (w *watching) find(ctx context.Context) (journal.StreamID, error) {
 			return journal.StreamID{}, err
 		}
 	}
-}
-
-// begun tells whether anybody has written the stream.
-func (w *watching) begun(ctx context.Context, id journal.StreamID) (bool, error) {
-	streams, err := w.site.Streams(ctx, id.Group)
-	if err != nil {
-		return false, err
-	}
-	for _, s := range streams {
-		if s.ID == id && s.Incarnation == 0 {
-			return s.Last > 0, nil
-		}
-	}
-	return false, nil
 }
 
 // newest asks the DR site for the newest generation of the objects stream that it knows, until it tells.

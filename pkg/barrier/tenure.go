@@ -149,11 +149,11 @@ func (c *Coordinator) generation(ctx context.Context) (id journal.StreamID, f *r
 		}
 		id = journal.StreamID{Group: c.o.Group, Part: journal.Control, Generation: n}
 		if n > c.broken {
-			begun, err := c.begun(ctx, id)
+			origin, _, err := c.o.Site.Origin(ctx, id)
 			if err != nil {
 				return id, nil, err
 			}
-			if begun || n == 1 {
+			if origin.Last > 0 || n == 1 {
 				return id, nil, nil
 			}
 			if f != nil && n > f.Newest {
@@ -172,20 +172,6 @@ func (c *Coordinator) generation(ctx context.Context) (id journal.StreamID, f *r
 			}
 		}
 	}
-}
-
-// begun tells whether anybody has written the stream.
-func (c *Coordinator) begun(ctx context.Context, id journal.StreamID) (bool, error) {
-	streams, err := c.o.Site.Streams(ctx, c.o.Group)
-	if err != nil {
-		return false, err
-	}
-	for _, s := range streams {
-		if s.ID == id && s.Incarnation == 0 {
-			return s.Last > 0, nil
-		}
-	}
-	return false, nil
 }
 
 // foundRetry is the pause between two questions to the DR site.

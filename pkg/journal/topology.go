@@ -217,6 +217,20 @@ func (s *Site) PeerStreams(ctx context.Context, group string) ([]StreamInfo, err
 	return listStreams(ctx, s.peer, group)
 }
 
+// Origin returns what the primary site, which s is, has of a stream; false: it has none.
+func (s *Site) Origin(ctx context.Context, id StreamID) (StreamInfo, bool, error) {
+	streams, err := s.Streams(ctx, id.Group)
+	if err != nil {
+		return StreamInfo{}, false, err
+	}
+	for _, info := range streams {
+		if info.ID == id && info.Incarnation == 0 {
+			return info, true, nil
+		}
+	}
+	return StreamInfo{}, false, nil
+}
+
 // Streams lists the group's streams at this site: origins at the primary, mirrors at the DR site.
 func (s *Site) Streams(ctx context.Context, group string) ([]StreamInfo, error) {
 	return listStreams(ctx, s.js, group)
