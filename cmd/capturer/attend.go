@@ -55,7 +55,7 @@ func (t *tap) attend(ctx context.Context) (err error) {
 	conn, group := t.tenure.control.Conn(), t.env.Group.Metadata.Name
 	t.tenure.recovery = repair.RecoveryOf(conn, group)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return repair.ServeCapture(ctx, conn, group, t.volume.Name, (*mender)(t)) })
+	g.Go(func() error { return repair.ServeCapture(ctx, conn, group, t.volume.Name, newMender(t)) })
 	g.Go(func() error {
 		for ctx.Err() == nil {
 			err := t.record(ctx)

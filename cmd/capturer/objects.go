@@ -171,7 +171,7 @@ func (w *watching) watch(ctx context.Context, o *group.Objects) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return watcher.Run(ctx) })
 	g.Go(func() error {
-		return repair.ServeCapture(ctx, w.control.Conn(), w.group(), journal.Objects, (*watchMender)(w))
+		return repair.ServeCapture(ctx, w.control.Conn(), w.group(), journal.Objects, newWatchMender(w))
 	})
 	g.Go(func() error {
 		for ctx.Err() == nil {
