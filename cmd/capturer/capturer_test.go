@@ -324,9 +324,11 @@ func deadline(t *testing.T) context.Context {
 	return ctx
 }
 
+// eventually waits until ok. What ok asks for often opens a reader, and a server that has made about a thousand of them within
+// seconds lets the next one wait for half a minute: it is not asked more than 20 times a second.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for ctx := deadline(t); !ok(); {
 		select {
