@@ -60,8 +60,11 @@ func (t *tap) attend(ctx context.Context) (err error) {
 		for ctx.Err() == nil {
 			err := t.record(ctx)
 			switch {
-			case ctx.Err() != nil, errors.Is(err, cdc.ErrStopped), errors.Is(err, journal.ErrFenced):
+			case ctx.Err() != nil, errors.Is(err, cdc.ErrStopped):
 				return nil // the recorder's Run tells why
+			case errors.Is(err, journal.ErrFenced):
+				t.recorder.Stop(err) // it may not know: the writer was fenced before anything was recorded into it
+				return nil
 			case errors.Is(err, journal.ErrHistoryLost), errors.Is(err, errRenew), errors.Is(err, errForeign):
 				t.log.Error("the stream can't be continued, a new generation begins as soon as the DR site tells where it stands",
 					"generation", t.tenure.broken, "error", err)
