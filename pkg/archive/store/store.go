@@ -5,12 +5,13 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
+	"strings"
 	"time"
 )
 
-// Store keeps objects by name. Names are clean relative paths with '/' between their parts, of lower-case letters, digits, '-', '_' and '.'. Methods
-// may be called concurrently.
+// Store keeps objects by name: see ValidName. Methods may be called concurrently, by several processes.
 type Store interface {
 	// Put stores data under name, replacing what was there. Once it returned nil the object is durable and every later call
 	// sees it; after an error there is the old one, the new one, or none, but never a part of one.
@@ -21,7 +22,7 @@ type Store interface {
 	// List gives the objects whose names begin with prefix, in the order of their names. What is put or deleted meanwhile may be
 	// among them or not. The first error ends it.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
-	// Delete removes an object. One that isn't there is no error.
+	// Delete removes an object, durably and for every later call. One that isn't there is no error.
 	Delete(ctx context.Context, name string) error
 	// String says where the store is, for people; it has no secrets in it.
 	String() string
@@ -42,3 +43,23 @@ var (
 	ErrNoBucket  = errors.New("no such bucket")
 	ErrClockSkew = errors.New("this machine's clock and the store's are too far apart")
 )
+
+// ValidName checks the name of an object: parts with '/' between them, each of lower-case letters, digits, '-', '_' and '.', of which the
+// last doesn't begin one, so that names are the same thing to every store. No object's name is also a directory of another's.
+func ValidName(name string) error {
+	for part := range strings.SplitSeq(name, "/") {
+		if !validPart(part) {
+			return fmt.Errorf("%q can't name an object: parts are lower-case letters, digits, '-', '_', and '.' behind one of them", name)
+		}
+	}
+	return nil
+}
+
+func validPart(part string) bool {
+	for _, c := range []byte(part) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
+			return false
+		}
+	}
+	return part != "" && part[0] != '.'
+}
