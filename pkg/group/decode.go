@@ -74,6 +74,9 @@ type decoder struct {
 	bad      map[string]bool // paths with a problem: the checks behind leave them alone
 }
 
+// defaulter is a part that a document may lack. Where it has it, defaults goes before what it says there.
+type defaulter interface{ defaults() }
+
 func (d *decoder) fail(path, format string, args ...any) {
 	d.problems = append(d.problems, Problem{path, fmt.Sprintf(format, args...)})
 	d.bad[path] = true
@@ -90,6 +93,9 @@ func (d *decoder) value(path string, in any, out reflect.Value) {
 	switch out.Kind() {
 	case reflect.Pointer:
 		out.Set(reflect.New(out.Type().Elem()))
+		if part, ok := out.Interface().(defaulter); ok {
+			part.defaults()
+		}
 		d.value(path, in, out.Elem())
 	case reflect.Interface:
 		out.Set(reflect.ValueOf(in)) // free JSON

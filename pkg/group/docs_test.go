@@ -38,6 +38,9 @@ func TestDocumentationIsComplete(t *testing.T) {
 	g := Default()
 	g.Spec.Volumes = []Volume{{}}
 	g.Spec.Objects = &Objects{Namespaces: []string{""}, LeaveOut: []ObjectPattern{{}}, Keep: []ObjectPattern{{}}, Recipients: []string{""}}
+	g.Spec.Recovery.Archive = new(Archive)
+	g.Spec.Recovery.Archive.defaults()
+	g.Spec.Recovery.Archive.S3, g.Spec.Recovery.Archive.Recipients = new(S3), []string{""}
 	r := &g.Spec.Recovery.Objects
 	r.Identities, r.Inert = []string{""}, []GroupResource{{}}
 	r.Patches = []transform.Patch{{Patch: []transform.Operation{{Value: ""}}}}

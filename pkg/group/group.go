@@ -147,6 +147,8 @@ type Recovery struct {
 	Journal   Mirrors  `json:"journal"`
 
 	Objects RecoveryObjects `json:"objects"`
+
+	Archive *Archive `json:"archive,omitempty"` // nil: there is none
 }
 
 // WhenFull says what becomes of the mirrors when they have grown to their limit.

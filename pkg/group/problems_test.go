@@ -116,14 +116,16 @@ var edits = []edit{
 	}},
 }
 
-func TestProblems(t *testing.T) {
+func TestProblems(t *testing.T) { findProblems(t, minimal, edits) }
+
+func findProblems(t *testing.T, base string, edits []edit) {
 	for _, tt := range edits {
 		t.Run(tt.name, func(t *testing.T) {
-			doc := minimal + tt.new
+			doc := base + tt.new
 			if tt.old != "" {
-				doc = strings.Replace(minimal, tt.old, tt.new, 1)
+				doc = strings.Replace(base, tt.old, tt.new, 1)
 			}
-			if doc == minimal {
+			if doc == base {
 				t.Fatal("the edit changes nothing")
 			}
 			_, err := Parse([]byte(doc))

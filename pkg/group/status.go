@@ -33,6 +33,7 @@ type Status struct {
 
 	Volumes    []VolumeStatus `json:"volumes"`
 	Objects    *ObjectsStatus `json:"objects"` // null where the group captures none
+	Archive    *ArchiveStatus `json:"archive"` // null where the group has none
 	Conditions []Condition    `json:"conditions"`
 }
 
@@ -176,9 +177,10 @@ const (
 	ConditionVerified  = "Verified"  // no region differs from its source
 	ConditionJournal   = "Journal"   // the mirrors at the DR site are below their limit
 	ConditionObjects   = "Objects"   // the DR API server takes every object
+	ConditionArchive   = "Archive"   // what is to be archived is, or soon will be
 )
 
 // Conditions returns the types in the order in which they are told.
 func Conditions() []string {
-	return []string{ConditionConnected, ConditionComplete, ConditionStorage, ConditionBarriers, ConditionVerified, ConditionJournal, ConditionObjects}
+	return []string{ConditionConnected, ConditionComplete, ConditionStorage, ConditionBarriers, ConditionVerified, ConditionJournal, ConditionObjects, ConditionArchive}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // Update tells what a running process makes of a changed document: which volumes there are, how large
-// they are and which capturer serves them, which objects there are and how they are mapped, the retention and the limits of the mirrors follow it at once. Settings that are read at a start keep
+// they are and which capturer serves them, which objects there are and how they are mapped, the retention, the limits of the mirrors and the archive follow it at once. Settings that are read at a start keep
 // the value of g; later names those that differ. What can't be followed by something that runs, such as
 // another UID for the same volume, is a *ProblemsError: then g stays in force as a whole.
 func (g *Group) Update(next *Group) (merged *Group, later []string, err error) {

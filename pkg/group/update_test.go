@@ -22,7 +22,7 @@ func TestUpdate(t *testing.T) {
 		{name: "a size where there was none", old: `"unix:/run/orders"`, new: `"unix:/run/orders", size: 1Gi`, volumes: "orders:1Gi ledger:1Gi"},
 		{name: "a move", old: `capturer: a, path: /v/orders, listen: "unix:/run/orders"`, new: `capturer: c, path: /v/x, listen: "unix:/run/x"`,
 			volumes: "orders:0 ledger:1Gi"},
-		{name: "settings of the start", old: "spec:\n", new: "spec:\n  journal: {margin: 2m}\n  recovery: {directory: /else, retention: 1h, journal: {alertAt: 70}}\n",
+		{name: "settings of the start", old: "spec:\n", new: "spec:\n  journal: {margin: 2m}\n  recovery: {directory: /else, retention: 1h, journal: {alertAt: 70}, archive: {every: 2h}}\n",
 			volumes: "orders:0 ledger:1Gi", later: []string{"spec.journal.margin", "spec.recovery.directory"}},
 		{name: "shrinking", old: "size: 1Gi", new: "size: 512Mi", problems: []string{"spec.volumes[1].size"}},
 		{name: "another group", old: "name: shop", new: "name: bank", problems: []string{"metadata.name"}},
@@ -68,7 +68,8 @@ func TestUpdate(t *testing.T) {
 			if merged.Spec.Journal != before.Spec.Journal || merged.Spec.Recovery.Directory != before.Spec.Recovery.Directory {
 				t.Error("a setting that is read at a start changed")
 			}
-			if merged.Spec.Recovery.Retention != next.Spec.Recovery.Retention || merged.Spec.Recovery.Journal != next.Spec.Recovery.Journal {
+			if merged.Spec.Recovery.Retention != next.Spec.Recovery.Retention || merged.Spec.Recovery.Journal != next.Spec.Recovery.Journal ||
+				merged.Spec.Recovery.Archive != next.Spec.Recovery.Archive {
 				t.Error("what the applier follows did not change")
 			}
 			if _, _, err := merged.Update(next); err != nil {

@@ -102,6 +102,7 @@ func (v *validator) group(g *Group) {
 		v.fail("spec.recovery.journal.whenFull", "must be keep-replicating or keep-history, is %q", r.Journal.WhenFull)
 	}
 	v.recoveryObjects("spec.recovery.objects", r.Objects, g.Spec.Objects)
+	v.archive("spec.recovery.archive", g)
 }
 
 func (v *validator) sites(s Sites) {

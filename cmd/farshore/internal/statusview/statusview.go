@@ -48,6 +48,7 @@ func Text(st *group.Status, now time.Time) string {
 	_ = w.Flush()
 	volumes(&b, st)
 	objects(&b, st.Objects)
+	archive(&b, st.Archive, st.Time)
 	for _, c := range st.Conditions {
 		if !c.OK && !(c.Type == group.ConditionObjects && told(st.Objects)) {
 			fmt.Fprintf(&b, "! %s, since %s UTC: %s\n", c.Type, c.Since.UTC().Format(clock), c.Message)

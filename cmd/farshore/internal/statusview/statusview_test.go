@@ -46,6 +46,11 @@ func full() *group.Status {
 				{Version: "v1", Resource: "persistentvolumes", Name: "pv-1", Held: true, Reason: "storage class fast is unknown", Since: noon.Add(-time.Hour)},
 			},
 		},
+		Archive: &group.ArchiveStatus{
+			Points: 31, Newest: &group.Point{Barrier: 200, Time: noon.Add(-30 * time.Second), Kind: "labeled", Label: "before-upgrade"}, LagSeconds: p(27.3),
+			Running: &group.ArchiveRun{Point: group.Point{Barrier: 228}, Bytes: 3 << 20, Total: 12 << 20}, Pruned: &scrubbed,
+			Lost: []group.Point{{Barrier: 12, Time: noon.Add(-time.Hour), Kind: "labeled", Label: "too-late"}},
+		},
 		MissingVotes: []string{"stock"},
 		Conditions: []group.Condition{
 			{Type: group.ConditionConnected, OK: true},
