@@ -5,24 +5,6 @@ import (
 	"time"
 )
 
-// Policy says which points are kept, in restic's terms: of each of the last so many hours, days and so on that have points, the newest one. Points
-// are placed by their commits' time in UTC.
-type Policy struct {
-	Last, Hourly, Daily, Weekly, Monthly, Yearly int
-	Within                                       time.Duration // before the newest point
-	Labels                                       []string      // patterns as path.Match has them; "*" keeps every labelled point
-}
-
-// Kept is a point and why it is kept; no reason: it isn't.
-type Kept struct {
-	Point   Point
-	Reasons []string
-}
-
-// Apply decides about points, which are given and returned oldest first. A policy that keeps nothing keeps everything: nobody means to
-// delete all. The newest point is always kept.
-func (p Policy) Apply(points []Point) []Kept { return nil }
-
 // PruneOptions shape a Prune.
 type PruneOptions struct {
 	Policy Policy

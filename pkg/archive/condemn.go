@@ -1,0 +1,101 @@
+package archive
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/farshore/farshore/pkg/archive/store"
+)
+
+// How packs are deleted beside runs
+//
+// What runs do:
+//
+//	R1  a run takes its lease, then reads what is condemned, then lists the packs, and takes a chunk for stored only if a pack holds it that is
+//	    in that listing and not condemned; an earlier point is built on only if it was listed after the lease was taken.
+//	R2  its packs have names that no pack ever had: each has random bytes in it.
+//	R3  it lists its point while it has its lease: it renews it before and after. Where that fails afterwards it takes the point back.
+//
+// What prunes do:
+//
+//	P1  a pack is condemned for good: it will be deleted, whoever needs its chunks. It is condemned by an object in the store, before the
+//	    leases of runs are listed; the deletion waits for the runs of that listing.
+//	P2  when those are gone, the points are listed, then what is condemned, then the packs. Each chunk that a point needs is in a pack
+//	    that isn't condemned, or is copied to a new pack first. Then the condemned packs are deleted, and the object last.
+//	P3  before a point is removed, the same is done for its chunks, whatever the deletions still wait for.
+//
+// No listed point loses a chunk: let H be the last of the packs with the chunk to be looked at by P2 before being deleted, while the
+// point was listed. Then there was another that was not condemned, and if that is deleted too it was condemned later, hence looked at later: H was not the last. Nor does a point come too late
+// to be seen: a run that relied on H found it not condemned, so its lease was there before the leases were listed (P1, R1), and its point is listed before
+// that lease is gone (R3), hence before the points are (P2). This holds for any number of prunes at once; their lock only saves work. A run that builds on a point relies on packs
+// of that point without looking at them. Packs that were condemned when it began hold nothing that the point alone depends on by the time the point is
+// removed (P3); packs condemned later wait for the run.
+
+// condemnedFolder has an object for each set of packs that are to be deleted.
+const condemnedFolder = "condemned/"
+
+// condemnation is such an object.
+type condemnation struct {
+	name  string
+	Packs []string `json:"packs"`
+	Runs  []string `json:"runs"` // leases that the deletion waits for; nil: nobody has looked yet
+}
+
+// ready tells whether nobody who is alive can need the packs without being seen.
+func (c *condemnation) ready(alive []leaseState) bool {
+	return c.Runs != nil && !slices.ContainsFunc(alive, func(l leaseState) bool { return slices.Contains(c.Runs, l.id) })
+}
+
+// put stores the condemnation.
+func (c *condemnation) put(ctx context.Context, s store.Store) error {
+	if c.name == "" {
+		c.name = condemnedFolder + uuid.NewString()
+	}
+	content, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return s.Put(ctx, c.name, content)
+}
+
+// condemnations reads what is condemned. One that disappears meanwhile is done: its packs are gone.
+func condemnations(ctx context.Context, s store.Store) ([]*condemnation, error) {
+	var out []*condemnation
+	for info, err := range s.List(ctx, condemnedFolder) {
+		if err != nil {
+			return nil, err
+		}
+		content, err := s.Get(ctx, info.Name, 0, -1)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			continue
+		case err != nil:
+			return nil, err
+		}
+		c := &condemnation{name: info.Name}
+		if err := json.Unmarshal(content, c); err != nil {
+			return nil, &DamageError{Object: info.Name, Reason: "it is no list of packs: " + err.Error() + `; "farshore archive check" finds out what is there still, then the object can be deleted`}
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// condemnedPacks returns the names of the packs that nobody may take for stored (R1). The packs are to be listed behind it.
+func condemnedPacks(ctx context.Context, s store.Store) (map[string]bool, error) {
+	all, err := condemnations(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]bool)
+	for _, c := range all {
+		for _, p := range c.Packs {
+			out[p] = true
+		}
+	}
+	return out, nil
+}
