@@ -72,7 +72,7 @@ func listPoints(ctx context.Context, site *journal.Site, g *group.Group, limit i
 		const all = 1 << 30
 		sized = all
 	}
-	points, err := replay.Points(ctx, site, g.Metadata.Name, directory(g), sized)
+	points, err := replay.Points(ctx, replay.Options{Site: site, Group: g.Metadata.Name, Dir: directory(g)}, sized)
 	if err != nil {
 		return nil, err
 	}

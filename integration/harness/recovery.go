@@ -132,7 +132,7 @@ func (p *Pair) Drained(label string) {
 // Points returns every recovery point that the DR site lists, oldest first.
 func (p *Pair) Points() []replay.Point {
 	p.t.Helper()
-	points, err := replay.Points(p.t.Context(), p.drSite(), Group, filepath.Join(p.Recovery, Group), 0)
+	points, err := replay.Points(p.t.Context(), replay.Options{Site: p.drSite(), Group: Group, Dir: filepath.Join(p.Recovery, Group)}, 0)
 	if err != nil {
 		p.t.Fatal(err)
 	}

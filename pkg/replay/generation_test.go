@@ -41,7 +41,7 @@ func TestReplayOverGenerations(t *testing.T) {
 	mirrored(r, "a", "b")
 	all := func() {
 		t.Helper()
-		points, err := replay.Points(t.Context(), r.Pair.DR, "g", r.Dir(), 100)
+		points, err := replay.Points(t.Context(), replay.Options{Site: r.Pair.DR, Group: "g", Dir: r.Dir()}, 100)
 		if err != nil {
 			t.Fatal(err)
 		}

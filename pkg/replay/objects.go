@@ -24,7 +24,7 @@ func Objects(ctx context.Context, o Options) (*objects.View, Point, error) {
 		return nil, Point{}, err
 	}
 	defer hold()
-	h, err := open(ctx, o.Site, o.Group, o.Dir)
+	h, err := open(ctx, &o)
 	if err != nil {
 		return nil, Point{}, err
 	}
@@ -32,7 +32,7 @@ func Objects(ctx context.Context, o Options) (*objects.View, Point, error) {
 		return nil, Point{}, err
 	}
 	h.objectsOnly()
-	if len(h.commits) == 0 {
+	if len(h.commits)+len(h.archived) == 0 {
 		return nil, Point{}, fmt.Errorf("group %s: %w", o.Group, ErrNoObjects)
 	}
 	var view *objects.View
@@ -60,7 +60,7 @@ func (h *history) without(target string) error {
 	return nil // what is wrong else is told later
 }
 
-// objectsOnly leaves of the commits what they say of objects.
+// objectsOnly leaves of the commits and of the archived points what they say of objects.
 func (h *history) objectsOnly() {
 	commits := h.commits
 	h.commits = nil
@@ -71,6 +71,13 @@ func (h *history) objectsOnly() {
 		only := *c
 		only.Vector = nil
 		h.commits = append(h.commits, &only)
+	}
+	all := h.archived
+	h.archived = nil
+	for _, a := range all {
+		if only := a.objectsOnly(); only != nil {
+			h.archived = append(h.archived, only)
+		}
 	}
 }
 

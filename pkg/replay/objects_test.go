@@ -57,7 +57,7 @@ func TestReplayObjects(t *testing.T) {
 	})
 	check := func() {
 		t.Helper()
-		points, err := replay.Points(t.Context(), r.Pair.DR, "g", r.Dir(), 100)
+		points, err := replay.Points(t.Context(), replay.Options{Site: r.Pair.DR, Group: "g", Dir: r.Dir()}, 100)
 		if err != nil {
 			t.Fatal(err)
 		}

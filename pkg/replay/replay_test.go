@@ -178,7 +178,7 @@ func TestReplayFromBase(t *testing.T) {
 			t.Errorf("%s: %v", target, err)
 		}
 	}
-	points, err := replay.Points(t.Context(), r.Pair.DR, "g", r.Dir(), 3)
+	points, err := replay.Points(t.Context(), replay.Options{Site: r.Pair.DR, Group: "g", Dir: r.Dir()}, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestReplayAroundUnknownDamage(t *testing.T) {
 func TestNoGroup(t *testing.T) {
 	t.Parallel()
 	r := rig(t)
-	if _, err := replay.Points(t.Context(), r.Pair.DR, "none", r.Dir(), 0); !errors.Is(err, replay.ErrNoJournal) {
+	if _, err := replay.Points(t.Context(), replay.Options{Site: r.Pair.DR, Group: "none", Dir: r.Dir()}, 0); !errors.Is(err, replay.ErrNoJournal) {
 		t.Errorf("points of a group that isn't there: %v", err)
 	}
 }

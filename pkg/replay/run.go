@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/farshore/farshore/pkg/archive"
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replica"
@@ -22,15 +23,25 @@ const lockRetry = 200 * time.Millisecond
 
 // Options shape a Run.
 type Options struct {
-	Site   *journal.Site // DR site
-	Group  string
-	Dir    string // of the group at the DR site, for its base; it need not exist
+	Site    *journal.Site    // DR site; nil: the archive alone is used
+	Archive *archive.Archive // of the group; nil: none
+	Group   string
+	Dir     string // of the group at the DR site, for its base; it need not exist
+
 	Target string // an RFC 3339 time, a barrier's number, a label, or Latest
 	Into   string // directory to fill; it must be empty or not exist
 
+	// Notice is told, in a sentence, what a person should know who sees the replay succeed. Nil: nobody is.
+	Notice func(string)
 	// Progress is called about four times a second, and once at the end. Nil: not called.
 	Progress func(Progress)
 	Log      *slog.Logger // nil: silent
+}
+
+func (o *Options) notice(format string, args ...any) {
+	if o.Notice != nil {
+		o.Notice(fmt.Sprintf(format, args...))
+	}
 }
 
 // Phase is a part of a replay.
@@ -95,7 +106,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err := checkEmpty(o.Into); err != nil {
 		return nil, err
 	}
-	h, err := open(ctx, o.Site, o.Group, o.Dir)
+	h, err := open(ctx, &o)
 	if err != nil {
 		return nil, err
 	}
