@@ -260,7 +260,7 @@ func (r *run) copyBase(ctx context.Context, h *history, point *Point, meter *met
 		total += uint64(v.Size + v.Log.Length)
 	}
 	meter.phase(Copying, total)
-	return at, replica.Clone(ctx, from, r.o.Into, func(n int64) { meter.add(uint64(n)) })
+	return at, replica.Clone(ctx, from, r.o.Into, replica.CloneOptions{Copied: func(n int64) { meter.add(uint64(n)) }})
 }
 
 func (r *run) result(set *replica.Set, point *Point, base uint64) *Result {

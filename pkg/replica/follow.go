@@ -16,6 +16,9 @@ import (
 // follow advances the set from commit to commit.
 func (f *Follower) follow(ctx context.Context) error {
 	pause := pollFastest
+	f.turn.Lock()
+	f.reached(ctx)
+	f.turn.Unlock()
 	for ctx.Err() == nil {
 		f.look(ctx)
 		c, err := f.advance(ctx)
@@ -47,7 +50,11 @@ func (f *Follower) advance(ctx context.Context) (*events.Commit, error) {
 	if c == nil {
 		return nil, nil
 	}
-	return c, f.set.Advance(ctx, f.mirrors, c)
+	if err := f.set.Advance(ctx, f.mirrors, c); err != nil {
+		return c, err
+	}
+	f.reached(ctx)
+	return c, nil
 }
 
 func (f *Follower) advanced(ctx context.Context, c *events.Commit) {
@@ -114,6 +121,9 @@ func (f *Follower) candidate(cp *Checkpoint, overDamage bool) *events.Commit {
 			break
 		}
 		best = c
+		if f.wanted(c) {
+			break
+		}
 	}
 	return best
 }

@@ -60,6 +60,8 @@ type FollowerOptions struct {
 	// Applied is called with the group's objects once they are known at the start and after each commit that has them,
 	// by one goroutine, oldest first. It must return soon: the volumes wait for it. Nil: nobody wants them.
 	Applied func(*objects.View)
+	// Archiver archives commits; nil: nobody does.
+	Archiver Archiver
 	// Objects tells what the DR API server holds, for the status: the fields of group.ObjectsStatus from Applied on. It may be
 	// called at any time, and may return nil. Nil: the objects are applied to none.
 	Objects func() *group.ObjectsStatus

@@ -109,8 +109,8 @@ func ReadOpening(ctx context.Context, src Source, id journal.StreamID) (*events.
 
 // walk reads along a path and proves of each event that it continues the one before.
 type walk struct {
-	set   *Set
 	src   Source
+	group string
 	name  string
 	legs  []Leg        // what is left
 	token events.Token // of the mark that the path ends with; zero: it ends anywhere
@@ -119,7 +119,11 @@ type walk struct {
 }
 
 func (s *Set) walk(src Source, name string, from Volume, legs []Leg, token events.Token) *walk {
-	return &walk{set: s, src: src, name: name, legs: legs, token: token, check: verifier{at: from, objects: name == journal.Objects}}
+	return newWalk(src, s.o.Group, name, from, legs, token)
+}
+
+func newWalk(src Source, group, name string, from Volume, legs []Leg, token events.Token) *walk {
+	return &walk{src: src, group: group, name: name, legs: legs, token: token, check: verifier{at: from, objects: name == journal.Objects}}
 }
 
 // done tells that the path is walked to its end.
@@ -132,7 +136,7 @@ func (w *walk) at() Volume { return w.check.at }
 func (w *walk) next(ctx context.Context, buf []byte) (item, journal.Message, error) {
 	leg := w.legs[0]
 	if w.r == nil {
-		id := w.set.id(w.name, leg.Generation)
+		id := journal.StreamID{Group: w.group, Part: w.name, Generation: leg.Generation}
 		w.check.enter(w.src.Name(id), leg.Generation)
 		r, err := w.src.Open(ctx, id, leg.After+1)
 		if err != nil {

@@ -37,8 +37,12 @@ func (f *Follower) retainOnce(ctx context.Context) error {
 		return nil
 	}
 	edge := newest.Time.Add(-keep)
-	// The newest commit that is out of the retention: every point within it is behind.
-	target, ok := f.timeline.last(func(c Commit) bool { return !c.Time.After(edge) && c.Barrier <= cp.Commit.Barrier })
+	// The newest commit that is out of the retention: every point within it is behind. The marks of the commit that the
+	// archiver goes on from stay, too.
+	needs := f.archiveNeeds()
+	target, ok := f.timeline.last(func(c Commit) bool {
+		return !c.Time.After(edge) && c.Barrier <= cp.Commit.Barrier && (needs == 0 || c.Barrier < needs)
+	})
 	if !ok {
 		return nil
 	}

@@ -109,15 +109,16 @@ func (f *Follower) giveUpHistory(ctx context.Context, r *room) {
 		r.givenAt, r.given = r.limit, "the mirrors are full, and nothing of them can be trimmed before more is applied"
 		return
 	}
+	unarchived := f.unarchived(target.Barrier)
 	if err := f.trimTo(ctx, target); err != nil {
 		f.log.Warn("the mirrors are full and were not trimmed, trying again", "error", err)
 		return
 	}
 	r.givenAt = r.limit
-	r.given = fmt.Sprintf("the mirrors were full: recovery points before barrier %d of %s were given up",
-		target.Barrier, target.Time.Format(time.RFC3339))
+	r.given = fmt.Sprintf("the mirrors were full: recovery points before barrier %d of %s were given up%s",
+		target.Barrier, target.Time.Format(time.RFC3339), unarchived)
 	f.log.Warn("the mirrors are full: recovery points were given up", "points", lost, "from", oldest.Barrier, "before", target.Barrier,
-		"oldest", oldest.Time, "newest", target.Time)
+		"oldest", oldest.Time, "newest", target.Time, "archive", unarchived != "")
 }
 
 // pauseNoisiest pauses the mirror that grew most; another one only where the mirrors grow on all the same.

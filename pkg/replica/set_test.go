@@ -398,7 +398,7 @@ func TestClone(t *testing.T) {
 	if err := set.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := replica.Clone(t.Context(), from, to, nil); err != nil {
+	if err := replica.Clone(t.Context(), from, to, replica.CloneOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if set, err = replica.Open(to, replica.Options{Group: "g"}); err != nil {

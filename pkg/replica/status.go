@@ -93,6 +93,9 @@ func (f *Follower) status(ctx context.Context) *group.Status {
 		s.Lags.TransitLagSeconds = seconds(primary.Sub(tail.Header.Time))
 	}
 	sum(s)
+	if f.o.Archiver != nil {
+		s.Archive = f.o.Archiver.Status()
+	}
 	f.conditions(s, streams, &cp)
 	return s
 }

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -9,7 +10,7 @@ import (
 	"github.com/farshore/farshore/pkg/journal"
 )
 
-// maxPending bounds the commits that wait to be applied. Beyond it every second one is left out: the
+// maxPending bounds the commits that wait to be applied. Beyond it every second one without a label is left out: the
 // replicas pass over it, a replay can still stop there.
 const maxPending = 1 << 16
 
@@ -100,7 +101,7 @@ func (t *timeline) enter(last uint64, generation uint32) {
 func (t *timeline) thin() {
 	kept := t.pending[:0]
 	for i, c := range t.pending {
-		if i%2 == 0 || i == len(t.pending)-1 {
+		if i%2 == 0 || c.Label != "" || i == len(t.pending)-1 {
 			kept = append(kept, c)
 		}
 	}
@@ -145,6 +146,17 @@ func (t *timeline) oldest() (Commit, bool) {
 		return Commit{}, false
 	}
 	return t.all[0].Commit, true
+}
+
+// behind returns the commits in the mirror behind a barrier, oldest first.
+func (t *timeline) behind(barrier uint64) (out []Commit) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(t.all, barrier+1, func(p place, b uint64) int { return cmp.Compare(p.Barrier, b) })
+	for _, p := range t.all[i:] {
+		out = append(out, p.Commit)
+	}
+	return out
 }
 
 // last returns the newest place that want accepts.
