@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -263,4 +264,30 @@ func bury(ctx context.Context, s store.Store, folder string, now time.Time, dead
 		alive = append(alive, l)
 	}
 	return slices.Clip(alive), buried, nil
+}
+
+// id is the lease's, as leases has it.
+func (l *lease) id() string { return strings.TrimSuffix(path.Base(l.name), ".") }
+
+// takeLock takes the archive's lock, which admits one process that deletes; another's is a *LockedError. Two that come at once may both be refused.
+func takeLock(ctx context.Context, s store.Store, times leaseTimes) (*lease, error) {
+	l, err := takeLease(ctx, s, lockLeases, times)
+	if err != nil {
+		return nil, err
+	}
+	alive, _, err := bury(ctx, s, lockLeases, l.now(), times.dead)
+	for _, other := range alive {
+		if err != nil || other.id == l.id() {
+			continue
+		}
+		var said leaseHolder
+		if said, err = other.said(ctx, s); err == nil {
+			err = &LockedError{Holder: cmp.Or(said.Holder, "another process"), Since: said.Since}
+		}
+	}
+	if err != nil {
+		l.end(ctx)
+		return nil, err
+	}
+	return l, nil
 }
