@@ -13,7 +13,7 @@ import (
 // was measured, and a time chooses the point it should.
 func TestClockSteps(t *testing.T) {
 	t.Parallel()
-	random := seeded(t)
+	random := harness.Seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20, Clocks: true}, steady(random))
 	for _, step := range []struct {
 		site  string

@@ -27,7 +27,7 @@ func TestKillEachProcess(t *testing.T) {
 	p.Start()
 	load := p.StartChains(4)
 	load.Progress(t, 500)
-	waitNewPoint(t, p) // a mirror that has nothing yet may begin behind a hole: see the design, mirror holes
+	p.NewPoint(90 * time.Second) // a mirror that has nothing yet may begin behind a hole: see the design, mirror holes
 	for _, victim := range p.All() {
 		t.Logf("killing %s", victim.Name)
 		victim.Kill()
@@ -37,7 +37,7 @@ func TestKillEachProcess(t *testing.T) {
 		victim.Start()
 		victim.WaitReady()
 		load.Progress(t, 500)
-		waitNewPoint(t, p)
+		p.NewPoint(90 * time.Second)
 	}
 	load.Stop()
 	p.Drained("after-kills")
@@ -127,7 +127,7 @@ func TestDamagedMirror(t *testing.T) {
 	p.Start()
 	load := p.StartChains(2)
 	load.Progress(t, 300)
-	waitNewPoint(t, p)
+	p.NewPoint(90 * time.Second)
 	p.Applier.Kill()
 	site := p.DRSite(t.Context())
 	before, err := site.Tail(t.Context(), mirror(0))
@@ -179,15 +179,15 @@ func TestDamagedMirror(t *testing.T) {
 // A full disk at the DR site: it stays at its recovery point, says so, and goes on once there is room.
 func TestFullDiskAtDR(t *testing.T) {
 	dir := t.TempDir()
-	mountTmpfs(t, dir, 40<<20)
+	harness.Tmpfs(t, dir, 40<<20)
 	p := harness.New(t, harness.Options{Volumes: 2, Size: 64 << 20, Recovery: filepath.Join(dir, "dr")})
 	p.Start()
 	load := p.StartChains(2)
 	load.Progress(t, 200)
 	load.Stop()
-	waitNewPoint(t, p)
+	p.NewPoint(90 * time.Second)
 	ballast := filepath.Join(dir, "ballast")
-	fill(t, ballast)
+	harness.Fill(t, ballast)
 	load = p.StartChains(2)
 	load.Progress(t, 4000) // 16 MiB, more than what is left and less than what there will be
 	load.Stop()
@@ -221,7 +221,7 @@ func repeatLate(t *testing.T, p *harness.Pair) {
 	const marker = "Repeated"
 	var mu sync.Mutex
 	var old []*nats.Msg
-	random := seeded(t)
+	random := harness.Seeded(t)
 	_, err = nc.Subscribe("fsctl."+harness.Group+".tap.>", func(m *nats.Msg) {
 		if m.Header.Get(marker) != "" {
 			return

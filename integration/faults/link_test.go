@@ -14,7 +14,7 @@ import (
 // back all that wasn't recorded is sent.
 func TestJournalFullTracks(t *testing.T) {
 	t.Parallel()
-	random := seeded(t)
+	random := harness.Seeded(t)
 	p, load := filled(t, random, "track")
 	// Full now, on every volume: what is acknowledged from here on can't be in the journal.
 	load.Progress(t, 20_000)
@@ -27,7 +27,7 @@ func TestJournalFullTracks(t *testing.T) {
 // With stall writes wait instead, none of them fails, and they go on with the link.
 func TestJournalFullStalls(t *testing.T) {
 	t.Parallel()
-	random := seeded(t)
+	random := harness.Seeded(t)
 	p, load := filled(t, random, "stall")
 	last := int64(-1)
 	harness.Eventually(t, time.Minute, "writes wait", func() error {
@@ -52,7 +52,7 @@ func mend(t *testing.T, p *harness.Pair, load *harness.Chains, random *rand.Rand
 	p.Link.Heal()
 	load.Stop()
 	load = p.StartLoad(harness.Load{Chains: 4, Pace: 20 * time.Millisecond})
-	waitPoint(t, p, 4*time.Minute)
+	p.NewPoint(4 * time.Minute)
 	load.Progress(t, 100)
 	conclude(t, p, load, random, 5)
 	kept(t, p, "before")
@@ -87,7 +87,7 @@ func filled(t *testing.T, random *rand.Rand, whenBusGone string) (*harness.Pair,
 // More is written than a narrow link carries; when the load ends, the DR site catches up.
 func TestNarrowLink(t *testing.T) {
 	t.Parallel()
-	random := seeded(t)
+	random := harness.Seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, harness.Load{Chains: 4, Pace: 2 * time.Millisecond})
 	p.Link.Limit(1 << 20)
 	from := p.Link.Carried()
@@ -123,7 +123,7 @@ func TestNarrowLink(t *testing.T) {
 // A link that is cut and mended again and again, faster than a mirror gets going.
 func TestLinkFlaps(t *testing.T) {
 	t.Parallel()
-	random := seeded(t)
+	random := harness.Seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 	for range 15 {
 		p.Link.Cut()
@@ -131,6 +131,6 @@ func TestLinkFlaps(t *testing.T) {
 		p.Link.Heal()
 		<-time.After(time.Duration(random.Int64N(int64(2 * time.Second))))
 	}
-	waitNewPoint(t, p)
+	p.NewPoint(90 * time.Second)
 	conclude(t, p, load, random, 10)
 }

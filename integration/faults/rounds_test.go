@@ -63,7 +63,7 @@ func TestRounds(t *testing.T) {
 		}
 		count, pause = n, 30*time.Second
 	}
-	r := &rounds{random: seeded(t), pause: pause, began: time.Now(), figures: figures{Faults: map[string]int{}}}
+	r := &rounds{random: harness.Seeded(t), pause: pause, began: time.Now(), figures: figures{Faults: map[string]int{}}}
 	for r.Rounds < count && !t.Failed() {
 		upTo := min(r.Rounds+perPair, count)
 		t.Run(fmt.Sprintf("to %d", upTo), func(t *testing.T) { r.live(t, upTo) })
@@ -76,7 +76,7 @@ func (r *rounds) live(t *testing.T, upTo int) {
 	r.t, r.p = t, harness.New(t, harness.Options{Volumes: 2, Size: 32 << 20, Margin: "1m"})
 	r.p.Start()
 	r.startLoad()
-	waitNewPoint(t, r.p)
+	r.p.NewPoint(90 * time.Second)
 	from := r.Rounds
 	for r.Rounds < upTo && !t.Failed() {
 		r.round()
@@ -134,7 +134,7 @@ func (r *rounds) round() {
 		r.Faults[f.name]++
 	}
 	end := time.Now()
-	waitNewPoint(r.t, r.p)
+	r.p.NewPoint(90 * time.Second)
 	r.took = append(r.took, time.Since(end))
 	for _, x := range r.p.All() {
 		if !x.Running() {

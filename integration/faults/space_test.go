@@ -16,15 +16,15 @@ func TestFullDiskUnderNATS(t *testing.T) {
 	t.Parallel()
 	for i, site := range []string{"primary", "DR"} {
 		t.Run(site, func(t *testing.T) {
-			random := seeded(t)
+			random := harness.Seeded(t)
 			dir := t.TempDir()
-			mountTmpfs(t, dir, 512<<20)
+			harness.Tmpfs(t, dir, 512<<20)
 			o := harness.Options{Volumes: 2, Size: 32 << 20, MaxBytes: "64Mi", Margin: "1m"}
 			o.Stores[i] = filepath.Join(dir, "store")
 			p, load := begun(t, o, steady(random))
 			p.Recovered("before", time.Minute)
 			ballast := filepath.Join(dir, "ballast")
-			fill(t, ballast)
+			harness.Fill(t, ballast)
 			load.Progress(t, 6000)
 			if err := os.Remove(ballast); err != nil {
 				t.Fatal(err)
@@ -33,7 +33,7 @@ func TestFullDiskUnderNATS(t *testing.T) {
 			server.Terminate() // a server that met a full disk keeps JetStream off until it is started again
 			server.Start()
 			load.Progress(t, 500)
-			waitNewPoint(t, p)
+			p.NewPoint(90 * time.Second)
 			conclude(t, p, load, random, 10)
 			kept(t, p, "before")
 		})
@@ -44,12 +44,12 @@ func TestFullDiskUnderNATS(t *testing.T) {
 // nobody would know after a crash what it has to send. It doesn't do harm to what is there.
 func TestFullDiskUnderActivityLog(t *testing.T) {
 	t.Parallel()
-	random := seeded(t)
+	random := harness.Seeded(t)
 	dir := t.TempDir()
-	mountTmpfs(t, dir, 8<<20)
+	harness.Tmpfs(t, dir, 8<<20)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20, State: dir}, steady(random))
 	ballast := filepath.Join(dir, "ballast")
-	fill(t, ballast)
+	harness.Fill(t, ballast)
 	harness.Settle()
 	for _, x := range []*harness.Process{p.Capturers[0], p.Elsewhere(0)} { // with a log, and without one
 		p.Capturers[0].Kill()
@@ -67,7 +67,7 @@ func TestFullDiskUnderActivityLog(t *testing.T) {
 	p.Capturers[0].Start()
 	p.Capturers[0].WaitReady()
 	load.Progress(t, 500)
-	waitNewPoint(t, p)
+	p.NewPoint(90 * time.Second)
 	conclude(t, p, load, random, 10)
 }
 
@@ -75,12 +75,12 @@ func TestFullDiskUnderActivityLog(t *testing.T) {
 // recorded, and succeed once there is room.
 func TestFullDiskUnderVolumes(t *testing.T) {
 	t.Parallel()
-	random := seeded(t)
+	random := harness.Seeded(t)
 	dir := t.TempDir()
-	mountTmpfs(t, dir, 48<<20)
+	harness.Tmpfs(t, dir, 48<<20)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 64 << 20, Sources: dir}, harness.Load{Chains: 4, Pace: time.Millisecond, Noise: true, Seed: random.Uint64()})
 	ballast := filepath.Join(dir, "ballast")
-	fill(t, ballast)
+	harness.Fill(t, ballast)
 	load.Worst()
 	harness.Eventually(t, time.Minute, "writes fail", func() error {
 		if _, failed := load.Worst(); failed == 0 {
@@ -93,6 +93,6 @@ func TestFullDiskUnderVolumes(t *testing.T) {
 	}
 	load.Progress(t, 500)
 	load.Stop() // before the volumes grow over what the file system has
-	waitNewPoint(t, p)
+	p.NewPoint(90 * time.Second)
 	conclude(t, p, load, random, 10)
 }

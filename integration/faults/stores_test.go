@@ -32,7 +32,7 @@ func TestPrimaryStoreRolledBack(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			random := seeded(t)
+			random := harness.Seeded(t)
 			p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 			p.Recovered("before", time.Minute)
 			if tt.link {
@@ -54,7 +54,7 @@ func TestPrimaryStoreRolledBack(t *testing.T) {
 				}
 			}
 			load.Progress(t, 500)
-			waitNewPoint(t, p)
+			p.NewPoint(90 * time.Second)
 			conclude(t, p, load, random, 10)
 			kept(t, p, "before")
 		})
@@ -64,16 +64,16 @@ func TestPrimaryStoreRolledBack(t *testing.T) {
 // The same again and again, in a row on one pair: each time a history is left behind.
 func TestPrimaryStoreRolledBackTwice(t *testing.T) {
 	t.Parallel()
-	random := seeded(t)
+	random := harness.Seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 	for range 2 {
 		store := p.CopyPrimaryStore()
 		load.Progress(t, 1000)
-		waitNewPoint(t, p)
+		p.NewPoint(90 * time.Second)
 		store.PutBack()
 		p.PrimaryBus.Start()
 		load.Progress(t, 500)
-		waitNewPoint(t, p)
+		p.NewPoint(90 * time.Second)
 	}
 	conclude(t, p, load, random, 10)
 }
@@ -91,7 +91,7 @@ func TestDRStoreRolledBack(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			random := seeded(t)
+			random := harness.Seeded(t)
 			p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 			p.Recovered("before", time.Minute)
 			if tt.applier {
@@ -100,7 +100,7 @@ func TestDRStoreRolledBack(t *testing.T) {
 			store := p.CopyDRStore()
 			load.Progress(t, 1500)
 			if !tt.applier {
-				waitNewPoint(t, p)
+				p.NewPoint(90 * time.Second)
 			}
 			store.PutBack()
 			p.DRBus.Start()
@@ -108,7 +108,7 @@ func TestDRStoreRolledBack(t *testing.T) {
 				p.Applier.Start()
 			}
 			load.Progress(t, 500)
-			waitNewPoint(t, p)
+			p.NewPoint(90 * time.Second)
 			waitWhole(t, p)
 			conclude(t, p, load, random, 10)
 			kept(t, p, "before")
@@ -120,7 +120,7 @@ func TestDRStoreRolledBack(t *testing.T) {
 // its mirrors than its replicas had taken; an applier that starts later finds its way all the same.
 func TestBothStoresRolledBack(t *testing.T) {
 	t.Parallel()
-	random := seeded(t)
+	random := harness.Seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 	dr := p.CopyDRStore()
 	load.Progress(t, 700)
@@ -131,9 +131,9 @@ func TestBothStoresRolledBack(t *testing.T) {
 	p.PrimaryBus.Start()
 	p.DRBus.Start()
 	load.Progress(t, 500)
-	waitNewPoint(t, p)
+	p.NewPoint(90 * time.Second)
 	harness.Restart(p.Applier)
-	waitNewPoint(t, p)
+	p.NewPoint(90 * time.Second)
 	conclude(t, p, load, random, 10)
 }
 
@@ -152,12 +152,12 @@ func TestOperatorDeletesStream(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			random := seeded(t)
+			random := harness.Seeded(t)
 			p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 			p.Recovered("before", time.Minute)
 			deleteStream(t, p.PrimarySite(t.Context()), tt.part, tt.again)
 			load.Progress(t, 500)
-			waitNewPoint(t, p)
+			p.NewPoint(90 * time.Second)
 			conclude(t, p, load, random, 10)
 			kept(t, p, "before")
 		})

@@ -16,7 +16,7 @@ func TestVolumeMoves(t *testing.T) {
 	for _, how := range []string{"in order", "by force"} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
-			random := seeded(t)
+			random := harness.Seeded(t)
 			p, load := begun(t, harness.Options{Volumes: 2, Size: 32 << 20}, steady(random))
 			end := func(x *harness.Process) {
 				if how == "by force" {
@@ -31,12 +31,12 @@ func TestVolumeMoves(t *testing.T) {
 				there.Start()
 				there.WaitReady()
 				load.Progress(t, 1000)
-				waitNewPoint(t, p)
+				p.NewPoint(90 * time.Second)
 				end(there)
 				here.Start()
 				here.WaitReady()
 				load.Progress(t, 1000)
-				waitNewPoint(t, p)
+				p.NewPoint(90 * time.Second)
 			}
 			conclude(t, p, load, random, 10)
 		})
@@ -46,7 +46,7 @@ func TestVolumeMoves(t *testing.T) {
 // A volume grows while it is written, its clients connect again and use the new room.
 func TestVolumeGrows(t *testing.T) {
 	t.Parallel()
-	random := seeded(t)
+	random := harness.Seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 16 << 20}, steady(random))
 	p.Recovered("small", time.Minute)
 	const grown = 48 << 20
@@ -66,7 +66,7 @@ func TestVolumeGrows(t *testing.T) {
 		}
 		return client.Write(t.Context(), content, grown-int64(len(content)))
 	})
-	waitNewPoint(t, p)
+	p.NewPoint(90 * time.Second)
 	harness.Restart(p.Capturers[0], p.Applier)
 	conclude(t, p, load, random, 10)
 	kept(t, p, "small")
@@ -75,7 +75,7 @@ func TestVolumeGrows(t *testing.T) {
 // A volume joins a running group, and another one leaves it.
 func TestVolumeJoinsAndLeaves(t *testing.T) {
 	t.Parallel()
-	random := seeded(t)
+	random := harness.Seeded(t)
 	p, load := begun(t, harness.Options{Volumes: 2, Size: 16 << 20}, steady(random))
 	p.Recovered("two", time.Minute)
 	joined := p.Join(8 << 20)

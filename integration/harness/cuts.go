@@ -222,7 +222,8 @@ func (p *place) next(ctx context.Context, site *journal.Site, part string) (m jo
 // image is what a volume's slots hold: the counter plus one, and its chain above; 0: none.
 type image struct {
 	place
-	slots []uint64
+	slots   []uint64
+	content []byte // everything, where the walker wants it
 }
 
 const chainShift = 48
@@ -230,6 +231,7 @@ const chainShift = 48
 type walker struct {
 	layout  layout
 	size    int64
+	whole   bool // the volumes' content is wanted, not the slots alone
 	site    *journal.Site
 	history history
 	volumes map[string]*image
@@ -247,6 +249,9 @@ func (w *walker) advance(ctx context.Context, c *events.Commit) error {
 		v := w.volumes[e.Volume]
 		if v == nil {
 			v = &image{place: place{path: w.history[e.Volume].path}, slots: make([]uint64, w.size/2/slot)}
+			if w.whole {
+				v.content = make([]byte, w.size)
+			}
 			w.volumes[e.Volume] = v
 		}
 		for {
@@ -262,11 +267,17 @@ func (w *walker) advance(ctx context.Context, c *events.Commit) error {
 			}
 			if m.Seq == 1 && v.path[0].blank {
 				clear(v.slots)
+				clear(v.content)
 			}
-			if f, ok := m.Event.(*events.Frame); ok {
-				if err := w.frame(v, f); err != nil {
+			switch e := m.Event.(type) {
+			case *events.Frame:
+				if err := w.frame(v, e); err != nil {
 					return err
 				}
+			case *events.Epoch:
+				v.grow(e.Size)
+			case *events.Resize:
+				v.grow(e.New)
 			}
 			if v.path[0].id.Generation == e.Position.Generation && m.Seq == e.Position.Seq {
 				if mark, ok := m.Event.(*events.Mark); !ok || mark.Token != c.Token {
@@ -296,8 +307,18 @@ func (w *walker) frame(v *image, f *events.Frame) error {
 	return nil
 }
 
+// grow gives the content, where it is wanted, a size; it never shrinks.
+func (v *image) grow(size int64) {
+	if v.content != nil {
+		v.content = append(v.content, make([]byte, max(0, size-int64(len(v.content))))...)
+	}
+}
+
 // put writes data, or zeroes, to the slots of a volume that lie in the range as a whole.
 func (v *image) put(off, length int64, data []byte) {
+	if v.content != nil && copy(v.content[off:off+length], data) == 0 {
+		clear(v.content[off : off+length])
+	}
 	for at := (off + slot - 1) / slot * slot; at+slot <= off+length && at/slot < int64(len(v.slots)); at += slot {
 		v.slots[at/slot] = 0
 		if data != nil {

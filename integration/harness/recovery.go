@@ -129,6 +129,22 @@ func (p *Pair) Drained(label string) {
 	}
 }
 
+// NewPoint waits until a point is applied that was made later than now.
+func (p *Pair) NewPoint(limit time.Duration) {
+	p.t.Helper()
+	from := time.Now()
+	Eventually(p.t, limit, "a new recovery point is applied", func() error {
+		s, err := p.Status()
+		if err != nil {
+			return err
+		}
+		if s.Applied == nil || s.Applied.Time.Before(from) {
+			return fmt.Errorf("%s", Describe(s))
+		}
+		return nil
+	})
+}
+
 // Points returns every recovery point that the DR site lists, oldest first.
 func (p *Pair) Points() []replay.Point {
 	p.t.Helper()
@@ -184,23 +200,26 @@ func (p *Pair) RecoveredBarrier(point string) uint64 {
 }
 
 func (p *Pair) checkPoint(point string) error {
-	return p.replayed(point, func(into string, _ replay.Result) error {
-		var paths []string
-		for i := range p.options.Volumes {
-			paths = append(paths, filepath.Join(into, "volumes", Volume(i)+".img"))
-		}
-		return p.checkImages(paths)
-	})
+	return p.replayed(point, func(into string, _ replay.Result) error { return p.checkInto(into) })
+}
+
+// checkInto checks the cut that the volumes of a replay are.
+func (p *Pair) checkInto(into string) error {
+	var paths []string
+	for i := range p.options.Volumes {
+		paths = append(paths, filepath.Join(into, "volumes", Volume(i)+".img"))
+	}
+	return p.checkImages(paths)
 }
 
 // replayed recovers a point into a directory that is gone after use.
-func (p *Pair) replayed(point string, use func(into string, r replay.Result) error) error {
+func (p *Pair) replayed(point string, use func(into string, r replay.Result) error, more ...string) error {
 	into, err := os.MkdirTemp(p.Dir, "replayed-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(into)
-	out, err := p.Farshore("replay", "--to", point, "--into", into, "-o", "json")
+	out, err := p.Farshore(append([]string{"replay", "--to", point, "--into", into, "-o", "json"}, more...)...)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ type Options struct {
 	MaxBytes    string // journal.maxBytes: of each stream at the primary (1Gi)
 	Margin      string // journal.margin
 	Retention   string // recovery.retention
+	Archive     string // recovery.archive, as YAML in one line
 
 	Sources  string    // directory of the volumes' backing files (Dir)
 	State    string    // directory of the capturers' state directories (Dir)
@@ -122,6 +123,7 @@ spec:
   recovery:
     directory: {{.Recovery}}
     {{with .Retention}}retention: {{.}}{{end}}
+    {{with .Archive}}archive: {{.}}{{end}}
     {{with .Objects}}{{with .Recovery}}objects: {{.}}{{end}}{{end}}
 `))
 
@@ -265,6 +267,7 @@ func (p *Pair) writeDocument() {
 		"Interval": p.options.Interval, "HoldLimit": p.options.HoldLimit, "Recovery": p.Recovery,
 		"Memory": p.options.Memory, "HotRegions": p.options.HotRegions, "WhenBusGone": p.options.WhenBusGone,
 		"Objects": p.options.Objects, "MaxBytes": p.options.MaxBytes, "Margin": p.options.Margin, "Retention": p.options.Retention,
+		"Archive": p.options.Archive,
 	})
 	if err == nil { // replaced, not rewritten: processes read it while they run
 		err = os.WriteFile(p.Document+".new", b.Bytes(), 0o600)

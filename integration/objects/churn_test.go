@@ -3,7 +3,6 @@ package objects
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,19 +16,6 @@ import (
 
 	"github.com/farshore/farshore/integration/harness"
 )
-
-// seeded returns a source of random numbers whose seed is printed, and taken from FARSHORE_SEED where that is set.
-func seeded(t *testing.T) *rand.Rand {
-	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("FARSHORE_SEED"); s != "" {
-		if _, err := fmt.Sscan(s, &seed); err != nil {
-			t.Fatalf("FARSHORE_SEED=%q is no number", s)
-		}
-	}
-	t.Logf("seed %d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
-}
 
 // form makes the objects of one kind.
 type form struct {
@@ -177,7 +163,7 @@ func (c *churn) end() {
 // However often the watcher is killed while a thousand objects change, with another that stands by or not, the DR site is
 // in the end as the primary: what was deleted while nobody watched is deleted there.
 func TestWatcherKilledDuringChurn(t *testing.T) {
-	random := seeded(t)
+	random := harness.Seeded(t)
 	s := start(t, options{spec: `namespaces: [bank], selector: "app=bank"`, recovery: "inert: [{group: bank.example, resource: widgets}]"})
 	s.primary.apply(definition("Widget"))
 	c := startChurn(s, 1000, random)

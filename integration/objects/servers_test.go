@@ -65,7 +65,7 @@ func TestRecoveryServerAway(t *testing.T) {
 // A primary API server that is killed and comes back loses no change. While it is gone volumes go on making recovery points,
 // with the objects as they were proven before.
 func TestPrimaryServerRestarts(t *testing.T) {
-	random := seeded(t)
+	random := harness.Seeded(t)
 	s := start(t, options{volumes: 1, spec: `namespaces: [bank], selector: "app=bank"`, recovery: "inert: [{group: bank.example, resource: widgets}]"})
 	s.primary.apply(definition("Widget"))
 	c := startChurn(s, 100, random)
