@@ -10,13 +10,17 @@ package archive
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"sync"
 	"time"
 
 	"filippo.io/age"
+	"github.com/google/uuid"
 
 	"github.com/farshore/farshore/pkg/archive/store"
 )
@@ -101,23 +105,179 @@ func (p *Point) Part(name string) *Part {
 }
 
 // Archive is the archive of one group in a store. Its methods may be called concurrently, where they don't say otherwise.
-type Archive struct{}
+type Archive struct {
+	*codec
+	store    store.Store
+	about    about
+	index    *index
+	workers  int
+	requests int
+	slots    chan struct{} // one for each request to the store under way
+	times    leaseTimes
+	log      *slog.Logger
+
+	refreshing sync.Mutex
+
+	mu        sync.Mutex
+	manifests map[string]manifest // that were read, by object
+}
+
+// aboutObject names the object that says what archive is in a store: about as JSON.
+const aboutObject = "archive.json"
+
+// about is what an archive is.
+type about struct {
+	Format     int    `json:"format"`
+	Group      string `json:"group"`
+	ID         string `json:"id"` // unlike every other archive's
+	Encryption string `json:"encryption"`
+	// Key is an age file for the recipients, with keyLength random bytes.
+	Key []byte `json:"key,omitempty"`
+}
+
+const (
+	format         = 1
+	encryptionNone = "none"
+	encryptionAge  = "age"
+)
 
 // Open opens the archive of a group. Errors are ErrNone, ErrKey, ErrForeign, a *DamageError, or the store's.
-func Open(ctx context.Context, o Options) (*Archive, error) { return nil, errNotBuilt }
+func Open(ctx context.Context, o Options) (*Archive, error) {
+	raw, err := o.Store.Get(ctx, aboutObject, 0, -1)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %s", ErrNone, o.Store)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b, err := parseAbout(raw)
+	if err != nil {
+		return nil, &DamageError{Object: aboutObject, Reason: err.Error()}
+	}
+	if b.Group != o.Group {
+		return nil, fmt.Errorf("%w: %s is of group %q", ErrForeign, o.Store, b.Group)
+	}
+	var secret []byte
+	if b.Encryption == encryptionAge {
+		secret, err = unwrapKey(b.Key, o.Identities)
+		if errors.Is(err, ErrKey) {
+			return nil, err
+		}
+		if err != nil {
+			return nil, &DamageError{Object: aboutObject, Reason: "its key: " + err.Error()}
+		}
+	}
+	return open(ctx, o, b, secret)
+}
+
+func parseAbout(raw []byte) (b about, err error) {
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return b, err
+	}
+	switch {
+	case b.Format != format:
+		return b, fmt.Errorf("it is of format %d, and this version of Farshore knows %d", b.Format, format)
+	case b.ID == "":
+		return b, errors.New("it has no ID")
+	case b.Encryption != encryptionNone && b.Encryption != encryptionAge:
+		return b, fmt.Errorf("this version of Farshore doesn't know encryption %q", b.Encryption)
+	}
+	return b, nil
+}
 
 // Create opens the archive of a group, or makes it where there is none.
-func Create(ctx context.Context, o Options) (*Archive, error) { return nil, errNotBuilt }
+func Create(ctx context.Context, o Options) (*Archive, error) {
+	a, err := Open(ctx, o)
+	if !errors.Is(err, ErrNone) {
+		return a, err
+	}
+	b := about{Format: format, Group: o.Group, ID: uuid.NewString(), Encryption: encryptionNone}
+	if len(o.Recipients) > 0 {
+		secret := make([]byte, keyLength)
+		_, _ = rand.Read(secret) // never fails, as crypto/rand says
+		b.Encryption = encryptionAge
+		if b.Key, err = wrapKey(secret, o.Recipients); err != nil {
+			return nil, fmt.Errorf("encrypt the archive's key: %w", err)
+		}
+	}
+	raw, err := json.MarshalIndent(b, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	if err := o.Store.Put(ctx, aboutObject, raw); err != nil {
+		return nil, fmt.Errorf("make the archive: %w", err)
+	}
+	return Open(ctx, o) // as everybody else will
+}
+
+func open(ctx context.Context, o Options, b about, secret []byte) (_ *Archive, err error) {
+	a := &Archive{
+		store: o.Store, about: b, log: o.Log, times: usualTimes,
+		workers: o.Workers, requests: o.Requests,
+		manifests: make(map[string]manifest),
+	}
+	if a.workers <= 0 {
+		a.workers = max(1, runtime.NumCPU()/2)
+	}
+	if a.requests <= 0 {
+		a.requests = 8
+	}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	a.slots = make(chan struct{}, a.requests)
+	k, err := newKeys(secret)
+	if err != nil {
+		return nil, err
+	}
+	if a.codec, err = newCodec(k, a.workers); err != nil {
+		return nil, err
+	}
+	if a.index, err = openIndex(o.Cache, b.ID); err != nil {
+		return nil, fmt.Errorf("open the archive's index: %w", err)
+	}
+	if err := a.refresh(ctx); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
 
 // Close releases the archive. Nothing else may run.
-func (a *Archive) Close() error { return errNotBuilt }
+func (a *Archive) Close() error {
+	a.codec.close()
+	return a.index.close()
+}
 
 // Encrypted tells whether the archive is.
-func (a *Archive) Encrypted() bool { return false }
+func (a *Archive) Encrypted() bool { return a.about.Encryption != encryptionNone }
 
-// Points returns the points, oldest first. Manifests that can't be used are in damaged; they are no points.
-func (a *Archive) Points(ctx context.Context) (points []Point, damaged []*DamageError, err error) {
-	return nil, nil, errNotBuilt
+// get reads from the store, as soon as fewer requests than the limit are under way.
+func (a *Archive) get(ctx context.Context, object string, off, length int64) ([]byte, error) {
+	if err := a.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer a.release()
+	return a.store.Get(ctx, object, off, length)
 }
+
+// put writes to the store, as soon as fewer requests than the limit are under way.
+func (a *Archive) put(ctx context.Context, object string, data []byte) error {
+	if err := a.acquire(ctx); err != nil {
+		return err
+	}
+	defer a.release()
+	return a.store.Put(ctx, object, data)
+}
+
+func (a *Archive) acquire(ctx context.Context) error {
+	select {
+	case a.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (a *Archive) release() { <-a.slots }
 
 var errNotBuilt = errors.New("not built yet")

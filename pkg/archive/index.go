@@ -1,0 +1,357 @@
+package archive
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/farshore/farshore/internal/durable"
+)
+
+// index knows where chunks lie. It is a cache of the directories of packs: what is lost of it is read from the store again.
+//
+// Packs have numbers, which are never given twice:
+//
+//	meta      archive      → the archive's ID, and the index's format
+//	packs     number       → name, size
+//	names     name         → number
+//	chunks    ID, number   → offset, lengths, flags
+//
+// Chunks of packs that aren't in packs don't count. Methods may be called concurrently.
+type index struct {
+	db  *bolt.DB
+	dir string // to be removed in the end; "": none is
+}
+
+// place is where a chunk lies.
+type place struct {
+	entry
+	pack packName
+	off  int64 // of the record in the pack
+}
+
+// packed is a pack in the store, and what is in it.
+type packed struct {
+	name    packName
+	size    int64
+	entries []entry
+}
+
+const (
+	indexFile   = "index.db"
+	indexFormat = "1 "
+
+	chunkValue = 4 + 4 + 4 + 1
+)
+
+var (
+	metaBucket  = []byte("meta")
+	packsBucket = []byte("packs")
+	namesBucket = []byte("names")
+	chunkBucket = []byte("chunks")
+	metaKey     = []byte("archive")
+)
+
+// errIndex means that the index can't be used. It is made anew when it is opened again.
+var errIndex = errors.New("the archive's index is damaged")
+
+// openIndex opens the index of an archive in a directory, and makes it where there is none, or one that can't be used. One that
+// another process has open is left to it: then the index is in a directory of its own.
+func openIndex(dir, archive string) (*index, error) {
+	if dir == "" {
+		return temporaryIndex(archive)
+	}
+	if err := durable.MkdirAll(dir); err != nil {
+		return nil, err
+	}
+	name := filepath.Join(dir, indexFile)
+	x, err := openIndexFile(name, archive)
+	switch {
+	case err == nil:
+		return x, nil
+	case errors.Is(err, bolt.ErrTimeout):
+		return temporaryIndex(archive)
+	}
+	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	return openIndexFile(name, archive)
+}
+
+func temporaryIndex(archive string) (*index, error) {
+	dir, err := os.MkdirTemp("", "farshore-archive-*")
+	if err != nil {
+		return nil, err
+	}
+	x, err := openIndexFile(filepath.Join(dir, indexFile), archive)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	x.dir = dir
+	x.db.NoSync = true // nobody opens it again
+	return x, nil
+}
+
+func openIndexFile(name, archive string) (x *index, err error) {
+	defer func() {
+		if err != nil && x != nil && x.db != nil {
+			err = errors.Join(err, x.db.Close())
+		}
+	}()
+	x = new(index)
+	err = guard(func() (err error) {
+		x.db, err = bolt.Open(name, 0o600, &bolt.Options{Timeout: 500 * time.Millisecond, FreelistType: bolt.FreelistMapType})
+		if err != nil {
+			return err
+		}
+		return x.db.Update(func(tx *bolt.Tx) error {
+			for _, b := range [][]byte{metaBucket, packsBucket, namesBucket, chunkBucket} {
+				if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+					return err
+				}
+			}
+			want := []byte(indexFormat + archive)
+			meta := tx.Bucket(metaBucket)
+			if got := meta.Get(metaKey); got != nil && !bytes.Equal(got, want) {
+				return fmt.Errorf("%s is of another archive", name)
+			}
+			return meta.Put(metaKey, want)
+		})
+	})
+	return x, err
+}
+
+// guard turns what bbolt makes of a damaged file, panics and faults, into an error.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errIndex, p)
+		}
+	}()
+	return f()
+}
+
+func (x *index) view(f func(tx *bolt.Tx) error) error {
+	return guard(func() error { return x.db.View(f) })
+}
+
+func (x *index) update(f func(tx *bolt.Tx) error) error {
+	return guard(func() error { return x.db.Update(f) })
+}
+
+func (x *index) close() error {
+	err := guard(x.db.Close)
+	if x.dir != "" {
+		err = errors.Join(err, os.RemoveAll(x.dir))
+	}
+	return err
+}
+
+func packKey(number uint64) []byte { return binary.BigEndian.AppendUint64(nil, number) }
+
+func packValue(name packName, size int64) []byte {
+	return binary.LittleEndian.AppendUint64(bytes.Clone(name[:]), uint64(size))
+}
+
+func parsePackValue(v []byte) (name packName, size int64, err error) {
+	if len(v) != len(name)+8 {
+		return name, 0, errIndex
+	}
+	return packName(v[:32]), int64(binary.LittleEndian.Uint64(v[32:])), nil
+}
+
+// add makes the chunks of packs known. One that is known already is replaced. It is durable when add returns.
+func (x *index) add(packs ...packed) error {
+	type record struct{ key, value []byte }
+	return x.update(func(tx *bolt.Tx) error {
+		names, numbers, chunks := tx.Bucket(namesBucket), tx.Bucket(packsBucket), tx.Bucket(chunkBucket)
+		var records []record
+		for _, p := range packs {
+			if old := names.Get(p.name[:]); old != nil {
+				if err := numbers.Delete(old); err != nil {
+					return err
+				}
+			}
+			number, err := numbers.NextSequence()
+			if err != nil {
+				return err
+			}
+			key := packKey(number)
+			if err := errors.Join(numbers.Put(key, packValue(p.name, p.size)), names.Put(p.name[:], key)); err != nil {
+				return err
+			}
+			off := uint32(packHeader)
+			for _, e := range p.entries {
+				v := make([]byte, 0, chunkValue)
+				v = binary.LittleEndian.AppendUint32(v, off)
+				v = binary.LittleEndian.AppendUint32(v, e.stored)
+				v = binary.LittleEndian.AppendUint32(v, e.raw)
+				records = append(records, record{slices.Concat(e.id[:], key), append(v, e.flags)})
+				off += e.stored
+			}
+		}
+		slices.SortFunc(records, func(a, b record) int { return bytes.Compare(a.key, b.key) })
+		for _, r := range records {
+			if err := chunks.Put(r.key, r.value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// find gives every place of each ID, until give returns false for it.
+func (x *index) find(ids []ID, give func(i int, p place) bool) error {
+	return x.view(func(tx *bolt.Tx) error {
+		numbers, c := tx.Bucket(packsBucket), tx.Bucket(chunkBucket).Cursor()
+		for i, id := range ids {
+			for k, v := c.Seek(id[:]); bytes.HasPrefix(k, id[:]); k, v = c.Next() {
+				if len(k) != len(id)+8 || len(v) != chunkValue {
+					return errIndex
+				}
+				pack := numbers.Get(k[len(id):])
+				if pack == nil {
+					continue
+				}
+				name, _, err := parsePackValue(pack)
+				if err != nil {
+					return err
+				}
+				if !give(i, place{
+					pack: name,
+					off:  int64(binary.LittleEndian.Uint32(v)),
+					entry: entry{
+						id:     id,
+						stored: binary.LittleEndian.Uint32(v[4:]),
+						raw:    binary.LittleEndian.Uint32(v[8:]),
+						flags:  v[12],
+					},
+				}) {
+					break
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// difference compares the index with what packs there are in the store, by ascending names: missing are those that it doesn't
+// know, or knows with another size; gone are those that it alone knows, among those with numbers up to newest.
+func (x *index) difference(there []packed, newest uint64) (missing []packed, gone []packName, err error) {
+	err = x.view(func(tx *bolt.Tx) error {
+		numbers, c := tx.Bucket(packsBucket), tx.Bucket(namesBucket).Cursor()
+		k, v := c.First()
+		step := func() error { // past what is in the index alone
+			if number := binary.BigEndian.Uint64(v); number <= newest {
+				gone = append(gone, packName(k))
+			}
+			k, v = c.Next()
+			return nil
+		}
+		for _, p := range there {
+			for k != nil && bytes.Compare(k, p.name[:]) < 0 {
+				if err := step(); err != nil {
+					return err
+				}
+			}
+			if !bytes.Equal(k, p.name[:]) {
+				missing = append(missing, p)
+				continue
+			}
+			_, size, err := parsePackValue(numbers.Get(v))
+			if err != nil {
+				return err
+			}
+			if size != p.size {
+				missing, gone = append(missing, p), append(gone, p.name)
+			}
+			k, v = c.Next()
+		}
+		for k != nil {
+			if err := step(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return missing, gone, err
+}
+
+// newest is the last number that was given to a pack.
+func (x *index) newest() (n uint64, err error) {
+	err = x.view(func(tx *bolt.Tx) error {
+		n = tx.Bucket(packsBucket).Sequence()
+		return nil
+	})
+	return n, err
+}
+
+// drop forgets packs, and what is known of their chunks.
+func (x *index) drop(names []packName) error {
+	if len(names) == 0 {
+		return nil
+	}
+	gone := make(map[string]bool)
+	err := x.update(func(tx *bolt.Tx) error {
+		numbers, byName := tx.Bucket(packsBucket), tx.Bucket(namesBucket)
+		for _, n := range names {
+			key := bytes.Clone(byName.Get(n[:]))
+			if key == nil {
+				continue
+			}
+			gone[string(key)] = true
+			if err := errors.Join(numbers.Delete(key), byName.Delete(n[:])); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	var from []byte
+	for err == nil && len(gone) > 0 {
+		if from, err = x.sweep(gone, from); from == nil {
+			break
+		}
+	}
+	return err
+}
+
+// sweep removes some chunks of packs that are gone, from a key on, and returns the key to go on from; nil: that was all.
+func (x *index) sweep(gone map[string]bool, from []byte) (next []byte, err error) {
+	const looked, removed = 1 << 20, 1 << 14 // at most, in one transaction
+	var keys [][]byte
+	err = x.view(func(tx *bolt.Tx) error {
+		c, n := tx.Bucket(chunkBucket).Cursor(), 0
+		for k, _ := c.Seek(from); k != nil; k, _ = c.Next() {
+			if n++; n > looked || len(keys) == removed {
+				next = bytes.Clone(k)
+				return nil
+			}
+			if len(k) == 40 && gone[string(k[32:])] {
+				keys = append(keys, bytes.Clone(k))
+			}
+		}
+		return nil
+	})
+	if err != nil || len(keys) == 0 {
+		return next, err
+	}
+	err = x.update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(chunkBucket)
+		for _, k := range keys {
+			if err := b.Delete(k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return next, err
+}
