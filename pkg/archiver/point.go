@@ -1,0 +1,55 @@
+package archiver
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/farshore/farshore/pkg/archive"
+	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/replica"
+)
+
+// maxFormat is the newest format of checkpoints that is understood.
+const maxFormat = 2
+
+// Checkpoint returns what the set held whose parts a point has: what replica.Plant needs once they are in place. No volume of it is on a
+// device. An error means that the point was made by a newer Farshore, or isn't whole.
+func Checkpoint(p archive.Point) (replica.Checkpoint, error) {
+	var cp replica.Checkpoint
+	if err := json.Unmarshal(p.Set, &cp); err != nil {
+		return cp, fmt.Errorf("archived point %d: its checkpoint: %w", p.Barrier, err)
+	}
+	if cp.Format > maxFormat {
+		return cp, fmt.Errorf("archived point %d: its checkpoint's format %d is newer than %d; use a newer Farshore", p.Barrier, cp.Format, maxFormat)
+	}
+	if !cp.Whole() || cp.Commit.Barrier != p.Barrier {
+		return cp, fmt.Errorf("archived point %d: its checkpoint is one of barrier %d, or between two", p.Barrier, cp.Commit.Barrier)
+	}
+	for _, name := range Parts(cp) {
+		v := cp.Volumes[name]
+		part := p.Part(name)
+		if part == nil || part.Size != size(name, v) {
+			return cp, fmt.Errorf("archived point %d: it has no part %s of %d bytes, which its checkpoint names", p.Barrier, name, size(name, v))
+		}
+	}
+	return cp, nil
+}
+
+// Parts returns the names of what a set at a checkpoint has in archives, sorted: volumes that hold something, and journal.Objects
+// where there is a log of them.
+func Parts(cp replica.Checkpoint) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(cp.Volumes)), func(name string) bool {
+		v := cp.Volumes[name]
+		return v.Seq == 0 || name == journal.Objects && v.Log.File == ""
+	})
+}
+
+// size returns how many bytes of a part count.
+func size(name string, v replica.Volume) int64 {
+	if name == journal.Objects {
+		return v.Log.Length
+	}
+	return v.Size
+}
