@@ -23,7 +23,7 @@ import (
 //	meta      archive      → the archive's ID, and the index's format
 //	packs     number       → name, size
 //	names     name         → number
-//	chunks    ID, number   → offset, lengths, flags
+//	chunks    ID, number   → offset, lengths, flags, which of the pack's records it is
 //
 // Chunks of packs that aren't in packs don't count. Methods may be called concurrently.
 type index struct {
@@ -34,8 +34,9 @@ type index struct {
 // place is where a chunk lies.
 type place struct {
 	entry
-	pack packName
-	off  int64 // of the record in the pack
+	pack   packName
+	off    int64 // of the record in the pack
+	number int   // of the record, from 0
 }
 
 // packed is a pack in the store, and what is in it.
@@ -47,9 +48,9 @@ type packed struct {
 
 const (
 	indexFile   = "index.db"
-	indexFormat = "1 "
+	indexFormat = "2 "
 
-	chunkValue = 4 + 4 + 4 + 1
+	chunkValue = 4 + 4 + 4 + 1 + 2
 )
 
 var (
@@ -190,12 +191,13 @@ func (x *index) add(packs ...packed) error {
 				return err
 			}
 			off := uint32(packHeader)
-			for _, e := range p.entries {
+			for i, e := range p.entries {
 				v := make([]byte, 0, chunkValue)
 				v = binary.LittleEndian.AppendUint32(v, off)
 				v = binary.LittleEndian.AppendUint32(v, e.stored)
 				v = binary.LittleEndian.AppendUint32(v, e.raw)
-				records = append(records, record{slices.Concat(e.id[:], key), append(v, e.flags)})
+				v = binary.LittleEndian.AppendUint16(append(v, e.flags), uint16(i)) // there are no more than packRecords
+				records = append(records, record{slices.Concat(e.id[:], key), v})
 				off += e.stored
 			}
 		}
@@ -227,8 +229,9 @@ func (x *index) find(ids []ID, give func(i int, p place) bool) error {
 					return err
 				}
 				if !give(i, place{
-					pack: name,
-					off:  int64(binary.LittleEndian.Uint32(v)),
+					pack:   name,
+					off:    int64(binary.LittleEndian.Uint32(v)),
+					number: int(binary.LittleEndian.Uint16(v[13:])),
 					entry: entry{
 						id:     id,
 						stored: binary.LittleEndian.Uint32(v[4:]),
