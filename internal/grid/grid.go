@@ -93,6 +93,17 @@ func (s *Set) Len() int64 {
 	return int64(n)
 }
 
+// Intersect takes out what is not in other.
+func (s *Set) Intersect(other *Set) {
+	for i := range s.words {
+		if i < len(other.words) {
+			s.words[i] &= other.words[i]
+		} else {
+			s.words[i] = 0
+		}
+	}
+}
+
 // Clone returns a copy that shares nothing with s.
 func (s *Set) Clone() *Set {
 	return &Set{words: append([]uint64(nil), s.words...), n: s.n}

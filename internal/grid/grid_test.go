@@ -48,6 +48,25 @@ func TestAgainstModel(t *testing.T) {
 	}
 }
 
+func TestIntersect(t *testing.T) {
+	t.Parallel()
+	s, other := grid.New(200*grid.Chunk), grid.New(100*grid.Chunk)
+	for i := range int64(200) {
+		if i%3 == 0 {
+			s.Add(i)
+		}
+		if i%2 == 0 && i < 100 {
+			other.Add(i)
+		}
+	}
+	s.Intersect(other)
+	for i := range int64(200) {
+		if s.Has(i) != (i%6 == 0 && i < 100) {
+			t.Errorf("chunk %d: %v", i, s.Has(i))
+		}
+	}
+}
+
 func TestFull(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int64{0, 1, grid.Chunk, grid.Chunk + 1, 64 * grid.Chunk, 65*grid.Chunk - 1} {

@@ -3,8 +3,10 @@ package replica
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -70,8 +72,18 @@ func (s *Set) toward(ctx context.Context, src Source, c *events.Commit, work fun
 		return err
 	}
 	defer s.release(steps)
-	return work(steps, cp.Applying == nil)
+	return s.roomy(work(steps, cp.Applying == nil))
 }
+
+// roomy gives up what snapshots keep where work failed for lack of room: the next attempt has what there is.
+func (s *Set) roomy(err error) error {
+	if noRoom(err) {
+		s.giveUpSnapshots(err)
+	}
+	return err
+}
+
+func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // promise records that the set is being advanced to c: from here on it is whole only there, or later. With it
 // goes what the replicas hold that begin anew: only then may it be overwritten.

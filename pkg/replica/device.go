@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,8 +13,8 @@ import (
 // they read as zero then, else zeroes are written.
 type device struct {
 	f     *os.File
-	size  int64 // of the volume; the device may be larger
-	unit  int64 // bytes: what requests for zeroing are aligned to
+	size  atomic.Int64 // of the volume; the device may be larger
+	unit  int64        // bytes: what requests for zeroing are aligned to
 	modes []uint32
 }
 
@@ -57,7 +58,7 @@ func (t *device) prepare(size int64) error {
 
 // ReadAt implements Target.
 func (t *device) ReadAt(p []byte, off int64) (int, error) {
-	if err := inside(off, int64(len(p)), t.size); err != nil {
+	if err := inside(off, int64(len(p)), t.size.Load()); err != nil {
 		return 0, err
 	}
 	return t.f.ReadAt(p, off)
@@ -65,7 +66,7 @@ func (t *device) ReadAt(p []byte, off int64) (int, error) {
 
 // WriteAt implements Target.
 func (t *device) WriteAt(p []byte, off int64) (int, error) {
-	if err := inside(off, int64(len(p)), t.size); err != nil {
+	if err := inside(off, int64(len(p)), t.size.Load()); err != nil {
 		return 0, err
 	}
 	return t.f.WriteAt(p, off)
@@ -73,7 +74,7 @@ func (t *device) WriteAt(p []byte, off int64) (int, error) {
 
 // Zero implements Target: whole blocks by one request, the rest by writing.
 func (t *device) Zero(off, length int64) error {
-	if err := inside(off, length, t.size); err != nil {
+	if err := inside(off, length, t.size.Load()); err != nil {
 		return err
 	}
 	first := (off + t.unit - 1) / t.unit * t.unit
@@ -107,7 +108,7 @@ func (t *device) Trim(off, length int64) error { return t.Zero(off, length) }
 // Reserve implements Target. A device has its room, or, where it is thin, can't promise it.
 func (t *device) Reserve(list []Extent) error {
 	for _, e := range list {
-		if err := inside(e.Offset, e.Length, t.size); err != nil {
+		if err := inside(e.Offset, e.Length, t.size.Load()); err != nil {
 			return err
 		}
 	}
@@ -116,8 +117,9 @@ func (t *device) Reserve(list []Extent) error {
 
 // Resize implements Target: the device must have grown before. What is new is cleared.
 func (t *device) Resize(size int64) error {
-	if size < t.size {
-		return fmt.Errorf("shrink volume from %d to %d bytes: %w", t.size, size, errors.ErrUnsupported)
+	old := t.size.Load()
+	if size < old {
+		return fmt.Errorf("shrink volume from %d to %d bytes: %w", old, size, errors.ErrUnsupported)
 	}
 	has, err := t.f.Seek(0, 2)
 	if err != nil {
@@ -126,8 +128,7 @@ func (t *device) Resize(size int64) error {
 	if has < size {
 		return fmt.Errorf("the device has %d bytes, the volume %d: %w (grow the device)", has, size, unix.ENOSPC)
 	}
-	old := t.size
-	t.size = size
+	t.size.Store(size)
 	if old == 0 {
 		return nil
 	}
@@ -135,7 +136,7 @@ func (t *device) Resize(size int64) error {
 }
 
 // Size implements Target.
-func (t *device) Size() int64 { return t.size }
+func (t *device) Size() int64 { return t.size.Load() }
 
 // Sync implements Target.
 func (t *device) Sync() error { return t.f.Sync() }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +20,7 @@ var zeroes [256 << 10]byte
 // become holes; where the file system has neither, free space is compared and zeroes are written.
 type file struct {
 	f    *os.File
-	size int64
+	size atomic.Int64
 
 	allocated allocation
 	noReserve bool // the file system has no fallocate
@@ -39,7 +40,8 @@ func OpenFile(path string, size int64, blank bool) (Target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
-	t := &file{f: f, size: size}
+	t := &file{f: f}
+	t.size.Store(size)
 	t.allocated.resize(size)
 	if err := t.prepare(path, blank); err != nil {
 		return nil, errors.Join(fmt.Errorf("open replica %s: %w", path, err), f.Close())
@@ -49,7 +51,7 @@ func OpenFile(path string, size int64, blank bool) (Target, error) {
 
 func (t *file) prepare(path string, blank bool) error {
 	if blank {
-		if err := t.f.Truncate(t.size); err != nil {
+		if err := t.f.Truncate(t.size.Load()); err != nil {
 			return err
 		}
 		if err := t.f.Sync(); err != nil {
@@ -64,15 +66,15 @@ func (t *file) prepare(path string, blank bool) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%w: it is no regular file", ErrForeign)
 	}
-	if info.Size() < t.size {
-		return fmt.Errorf("%w: it has %d bytes, the checkpoint says %d", ErrForeign, info.Size(), t.size)
+	if info.Size() < t.size.Load() {
+		return fmt.Errorf("%w: it has %d bytes, the checkpoint says %d", ErrForeign, info.Size(), t.size.Load())
 	}
 	return nil
 }
 
 // ReadAt implements Target.
 func (t *file) ReadAt(p []byte, off int64) (int, error) {
-	if err := inside(off, int64(len(p)), t.size); err != nil {
+	if err := inside(off, int64(len(p)), t.size.Load()); err != nil {
 		return 0, err
 	}
 	return t.f.ReadAt(p, off)
@@ -80,7 +82,7 @@ func (t *file) ReadAt(p []byte, off int64) (int, error) {
 
 // WriteAt implements Target.
 func (t *file) WriteAt(p []byte, off int64) (int, error) {
-	if err := inside(off, int64(len(p)), t.size); err != nil {
+	if err := inside(off, int64(len(p)), t.size.Load()); err != nil {
 		return 0, err
 	}
 	return t.f.WriteAt(p, off)
@@ -88,7 +90,7 @@ func (t *file) WriteAt(p []byte, off int64) (int, error) {
 
 // Zero implements Target by punching a hole.
 func (t *file) Zero(off, length int64) error {
-	if err := inside(off, length, t.size); err != nil {
+	if err := inside(off, length, t.size.Load()); err != nil {
 		return err
 	}
 	if length == 0 {
@@ -149,7 +151,7 @@ func writeZeroes(w io.WriterAt, off, length int64) error {
 func (t *file) Reserve(list []Extent) error {
 	var need int64
 	for _, e := range list {
-		if err := inside(e.Offset, e.Length, t.size); err != nil {
+		if err := inside(e.Offset, e.Length, t.size.Load()); err != nil {
 			return err
 		}
 		err := t.allocated.unknown(e, func(run Extent) error {
@@ -193,21 +195,22 @@ func (t *file) checkFree(need int64) error {
 // Resize implements Target. A longer file, which a crash after an earlier Resize leaves, is cleared
 // behind the old end.
 func (t *file) Resize(size int64) error {
-	if size < t.size {
-		return fmt.Errorf("shrink volume from %d to %d bytes: %w", t.size, size, errors.ErrUnsupported)
+	old := t.size.Load()
+	if size < old {
+		return fmt.Errorf("shrink volume from %d to %d bytes: %w", old, size, errors.ErrUnsupported)
 	}
-	for _, n := range []int64{t.size, size} {
+	for _, n := range []int64{old, size} {
 		if err := t.f.Truncate(n); err != nil {
 			return err
 		}
 	}
-	t.size = size
+	t.size.Store(size)
 	t.allocated.resize(size)
 	return nil
 }
 
 // Size implements Target.
-func (t *file) Size() int64 { return t.size }
+func (t *file) Size() int64 { return t.size.Load() }
 
 // Sync implements Target.
 func (t *file) Sync() error {
@@ -240,4 +243,9 @@ func inside(off, length, size int64) error {
 		return fmt.Errorf("range of %d bytes at %d is outside of the volume's %d bytes", length, off, size)
 	}
 	return nil
+}
+
+// cloneInto makes an empty file share the volume's blocks. It fails where the file system can't do that.
+func (t *file) cloneInto(out *os.File) error {
+	return unix.IoctlFileClone(int(out.Fd()), int(t.f.Fd()))
 }

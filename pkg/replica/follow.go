@@ -217,7 +217,7 @@ func (f *Follower) failed(ctx context.Context, source string, err error) {
 	}
 	kind, hint := group.ConditionConnected, ""
 	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case noRoom(err):
 		kind, hint = group.ConditionStorage, "; make room: it goes on by itself"
 		f.mu.Lock()
 		f.single = true

@@ -47,6 +47,15 @@ func (m *Mirrors) Open(ctx context.Context, id journal.StreamID, from uint64) (R
 	return &mirrorReader{Reader: r, mirrors: m, id: id, next: from}, nil
 }
 
+// Last implements Ends.
+func (m *Mirrors) Last(ctx context.Context, id journal.StreamID) (uint64, error) {
+	mirror, err := m.site.Mirror(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	return mirror.Last(), nil
+}
+
 // Close releases the readers that are kept, and every one that is closed later.
 func (m *Mirrors) Close() {
 	m.mu.Lock()

@@ -27,13 +27,14 @@ type Extent struct {
 	Length int64 // bytes
 }
 
-// Target is a volume as the applier writes it. Calls are never concurrent. An implementation is
-// correct if it passes replicatest.Run.
+// Target is a volume as the applier writes it. ReadAt may be called concurrently with itself and with everything else, other
+// calls never are. An implementation is correct if it passes replicatest.Run.
 //
 // Ranges lie inside Size. Nothing is durable before Sync returned; what of it a crash leaves is
 // arbitrary per sector, but never content that was not written there.
 type Target interface {
-	// ReadAt fills p from off. It sees every earlier call, durable or not.
+	// ReadAt fills p from off. It sees every earlier call, durable or not, and of one that goes on any part. While Close goes on, and
+	// behind it, it may fail, or fill p with anything.
 	ReadAt(p []byte, off int64) (int, error)
 	// WriteAt stores p at off. Within a range that Reserve was given since it last read as
 	// never written, trimmed or zeroed it does not fail for lack of room, as far as the

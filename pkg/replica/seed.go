@@ -32,7 +32,7 @@ func (s *Set) Seed(ctx context.Context, src Source, name string, generation uint
 	v := s.volume(name)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if err := s.seed(ctx, src, v, generation); err != nil {
+	if err := s.roomy(s.seed(ctx, src, v, generation)); err != nil {
 		return &VolumeError{name, fmt.Errorf("seed: %w", err)}
 	}
 	return nil

@@ -113,6 +113,8 @@ type Set struct {
 	unsure  bool       // the file may have a later one instead: writing it failed
 	volumes map[string]*volume
 	store   *objects.Store // nil: not opened, there are no objects yet
+
+	snapshots map[*Snapshot]bool
 }
 
 // volume is one volume of a set, or, without a target, its objects.
@@ -121,14 +123,14 @@ type volume struct {
 
 	mu     sync.Mutex // held by whoever works on the volume
 	now    Volume     // position; on a first pass it runs ahead of the checkpoint
-	target Target     // nil until it is needed
+	target *tap       // nil until it is needed
 	whole  bool       // the target holds nothing from behind now: regions can be compared
 }
 
 // Open opens the set at dir, or makes a blank one. Another process that has it open gives
 // ErrLocked; a checkpoint of another group, or replicas of another set, ErrForeign.
 func Open(dir string, o Options) (*Set, error) {
-	s := &Set{dir: dir, o: o, fs: o.FS, hooks: o.Hooks, log: o.Log, volumes: make(map[string]*volume)}
+	s := &Set{dir: dir, o: o, fs: o.FS, hooks: o.Hooks, log: o.Log, volumes: make(map[string]*volume), snapshots: make(map[*Snapshot]bool)}
 	if s.fs == nil {
 		s.fs = OS{}
 	}
@@ -336,7 +338,7 @@ func (s *Set) openVolume(v *volume, size int64) error {
 	if err != nil {
 		return err
 	}
-	v.target = t
+	v.target = s.tapped(t)
 	v.whole = blank && v.now.Device == "" || (v.now.State == Member || v.now.State == Left) && s.idle()
 	return nil
 }

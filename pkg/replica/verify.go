@@ -12,6 +12,7 @@ import (
 // is named by stream and sequence: a *journal.GapError, *journal.EpochError or *events.MessageError.
 type verifier struct {
 	objects    bool // of an objects stream; what its events hold a batch verifies
+	bare       bool // the content of frames isn't wanted
 	stream     string
 	generation uint32 // of stream
 	at         Volume // after the last event
@@ -174,11 +175,14 @@ func (v *verifier) take(m journal.Message, buf []byte) (item, error) {
 	it := item{seq: m.Seq, size: v.at.Size, after: v.at}
 	switch e := m.Event.(type) {
 	case *events.Frame:
+		if it.frame = e; v.bare {
+			break
+		}
 		content, err := e.Content(buf)
 		if err != nil {
 			return item{}, v.refuse(m, err)
 		}
-		it.frame, it.content = e, content
+		it.content = content
 	case *events.RegionHash:
 		it.hash = e
 	case *events.PassDone:

@@ -64,6 +64,13 @@ func (m *Memory) Reads() int {
 // Name implements replica.Source.
 func (m *Memory) Name(id journal.StreamID) string { return id.Mirror(1) }
 
+// Last implements replica.Ends.
+func (m *Memory) Last(_ context.Context, id journal.StreamID) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return uint64(len(m.streams[m.Name(id)])), nil
+}
+
 // Open implements replica.Source.
 func (m *Memory) Open(_ context.Context, id journal.StreamID, from uint64) (replica.Reader, error) {
 	return &memoryReader{m: m, name: m.Name(id), next: from}, nil

@@ -1,0 +1,15 @@
+package replica
+
+// Spilt returns how many chunks of a volume a snapshot has copied and still keeps.
+func (s *Snapshot) Spilt(volume string) int64 {
+	m := s.parts[volume].(*image)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.spilt.Len()
+}
+
+// Shared tells whether a volume of a snapshot shares its blocks with the replica.
+func (s *Snapshot) Shared(volume string) bool {
+	_, ok := s.parts[volume].(*filePart)
+	return ok
+}
