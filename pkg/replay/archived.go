@@ -2,7 +2,6 @@ package replay
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/farshore/farshore/pkg/archive"
+	"github.com/farshore/farshore/pkg/archiver"
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replica"
@@ -54,28 +54,12 @@ func (h *history) addArchive(ctx context.Context, a *archive.Archive) {
 }
 
 // decodeSet returns the set that restoring a point makes.
-func decodeSet(group string, p *archive.Point) (cp replica.Checkpoint, err error) {
-	if err := json.Unmarshal(p.Set, &cp); err != nil {
-		return cp, fmt.Errorf("its checkpoint can't be read: %w", err)
+func decodeSet(group string, p *archive.Point) (replica.Checkpoint, error) {
+	cp, err := archiver.Checkpoint(*p)
+	if err == nil && (cp.Group != group || !cp.Commit.Time.Equal(p.Time)) {
+		err = fmt.Errorf("its checkpoint is of group %q and of %s", cp.Group, cp.Commit.Time)
 	}
-	if cp.Group != group || cp.Commit.Barrier != p.Barrier || !cp.Commit.Time.Equal(p.Time) || !cp.Whole() {
-		return cp, fmt.Errorf("its checkpoint is of group %q and barrier %d", cp.Group, cp.Commit.Barrier)
-	}
-	for name, v := range cp.Volumes {
-		want := v.Size
-		if name == journal.Objects {
-			want = v.Log.Length
-		}
-		switch part := p.Part(name); {
-		case part == nil && v.State == replica.Member && v.Seq > 0 && want > 0:
-			return cp, fmt.Errorf("%s is not in it", partName(name))
-		case part == nil:
-			delete(cp.Volumes, name) // of no commit; what comes later begins it anew
-		case part.Size != want:
-			return cp, fmt.Errorf("%s has %d bytes, its checkpoint says %d", partName(name), part.Size, want)
-		}
-	}
-	return cp, nil
+	return cp, err
 }
 
 // continues tells whether the journal's commits are of the history that an archived point is of. Where both sites lost
@@ -99,17 +83,20 @@ func (h *history) continues(a *archived) bool {
 	return i == len(h.commits) || h.commits[i].Time.After(a.point.Time)
 }
 
-// objectsOnly leaves of a point what it has of objects; nil: it has none.
-func (a *archived) objectsOnly() *archived {
-	part := a.point.Part(journal.Objects)
-	if part == nil || a.set.Volumes[journal.Objects].State != replica.Member {
-		return nil
-	}
-	only := *a
-	only.point.Parts = []archive.Part{*part}
-	only.set = a.set.Clone()
-	maps.DeleteFunc(only.set.Volumes, func(name string, _ replica.Volume) bool { return name != journal.Objects })
-	return &only
+// only returns the point without the parts that are not wanted.
+func (a *archived) only(wanted func(part string) bool) *archived {
+	out := *a
+	out.set = a.set.Clone()
+	maps.DeleteFunc(out.set.Volumes, func(name string, _ replica.Volume) bool { return !wanted(name) })
+	out.point.Parts = slices.DeleteFunc(slices.Clone(a.point.Parts), func(p archive.Part) bool { return !wanted(p.Name) })
+	return &out
+}
+
+// of returns what of the point is needed on the way to p.
+func (a *archived) of(p *Point) *archived {
+	return a.only(func(part string) bool {
+		return part == journal.Objects && p.Objects || slices.Contains(p.Volumes, part)
+	})
 }
 
 // asPoint returns the point as the list has it where the journal doesn't know it any more.
@@ -167,4 +154,32 @@ func (h *history) exactly(p *Point) *archived {
 		}
 	}
 	return nil
+}
+
+// restorable tells whether a point can still be recovered from anything.
+func (h *history) restorable(p *Point) bool {
+	for _, now := range h.points() {
+		if now.Barrier == p.Barrier && now.Time.Equal(p.Time) {
+			return now.Restorable
+		}
+	}
+	return false
+}
+
+// spoil notes what an error says is damaged, in the journal or in the archive, and tells whether it says so.
+func (h *history) spoil(err error) bool {
+	var spoiled *spoiledError
+	if errors.As(err, &spoiled) {
+		for _, a := range h.archived {
+			if a.point.Barrier == spoiled.point.point.Barrier && a.spoiled == nil {
+				a.spoiled = spoiled
+			}
+		}
+		return true
+	}
+	stream, seq, damaged := replica.Damage(err)
+	if damaged {
+		h.damaged(replica.Damaged{Stream: stream, Seq: seq, Reason: err.Error()})
+	}
+	return damaged
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replica"
 	"github.com/farshore/farshore/pkg/replica/objects"
 )
@@ -19,6 +20,7 @@ var ErrNoObjects = errors.New("the recovery point has no Kubernetes objects")
 // their volumes. A group without such a point gives ErrNoObjects.
 func Objects(ctx context.Context, o Options) (*objects.View, Point, error) {
 	r := newRun(o)
+	r.objects = true
 	hold, err := holdBase(ctx, o.Dir, r.log)
 	if err != nil {
 		return nil, Point{}, err
@@ -37,7 +39,7 @@ func Objects(ctx context.Context, o Options) (*objects.View, Point, error) {
 	}
 	var view *objects.View
 	var at Point
-	err = r.reach(h, func(point *Point) (err error) {
+	err = r.reach(h, nil, func(point *Point) (err error) {
 		at = *point
 		view, err = r.recoverObjects(ctx, h, point)
 		return err
@@ -72,13 +74,13 @@ func (h *history) objectsOnly() {
 		only.Vector = nil
 		h.commits = append(h.commits, &only)
 	}
-	all := h.archived
-	h.archived = nil
-	for _, a := range all {
-		if only := a.objectsOnly(); only != nil {
-			h.archived = append(h.archived, only)
+	var kept []*archived
+	for _, a := range h.archived {
+		if a.set.Volumes[journal.Objects].State == replica.Member {
+			kept = append(kept, a.only(func(part string) bool { return part == journal.Objects }))
 		}
 	}
+	h.archived = kept
 }
 
 // recoverObjects works in a directory that is gone when it returns: the view goes on with the file that it has open.
@@ -91,21 +93,14 @@ func (r *run) recoverObjects(ctx context.Context, h *history, point *Point) (_ *
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	meter := newMeter(r.o.Progress, *point, r.began)
 	defer meter.stop()
-	from, _, release := r.nearest(h, point)
+	list, release := r.bases(h, point)
 	defer release()
-	if from != "" {
-		cp, err := replica.ReadCheckpoint(from)
-		if err != nil {
-			return nil, err
-		}
-		total := uint64(0)
-		for _, v := range cp.Volumes {
-			total += uint64(v.Log.Length)
-		}
-		meter.phase(Copying, total)
-		if err := replica.CloneObjects(ctx, from, dir, func(n int64) { meter.add(uint64(n)) }); err != nil {
-			return nil, err
-		}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("nothing leads to %s any more: its history was trimmed meanwhile", describe(point))
+	}
+	done := make(map[string]extent)
+	if err := r.place(ctx, &list[0], dir, done, func() error { return nil }, meter); err != nil {
+		return nil, err
 	}
 	set, err := r.fill(ctx, h, dir, point, meter)
 	if err != nil {

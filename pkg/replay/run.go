@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -29,10 +29,16 @@ type Options struct {
 	Dir     string // of the group at the DR site, for its base; it need not exist
 
 	Target string // an RFC 3339 time, a barrier's number, a label, or Latest
-	Into   string // directory to fill; it must be empty or not exist
+	Into   string // directory to fill; it must be empty, not exist, or hold what the same replay left
+	// Devices names the block devices that volumes are recovered onto; the others become files in Into. What a device holds
+	// is overwritten.
+	Devices map[string]string
 
 	// Notice is told, in a sentence, what a person should know who sees the replay succeed. Nil: nobody is.
 	Notice func(string)
+	// Finish is called with what was recovered before the replay counts as finished: after an error the same run goes on with it.
+	// It is called again if the run dies. Nil: there is nothing more to do.
+	Finish func(*Result) error
 	// Progress is called about four times a second, and once at the end. Nil: not called.
 	Progress func(Progress)
 	Log      *slog.Logger // nil: silent
@@ -49,7 +55,8 @@ type Phase string
 
 // The phases.
 const (
-	Copying   Phase = "copying"   // the base
+	Copying   Phase = "copying"   // the base, or the replicas
+	Fetching  Phase = "fetching"  // an archived point
 	Replaying Phase = "replaying" // the journal behind it
 )
 
@@ -85,17 +92,19 @@ type Result struct {
 	Volumes []Volume      `json:"volumes"` // by name
 	Objects *Replayed     `json:"objects"` // null where the point has none
 	Bytes   uint64        `json:"bytes"`   // of the journal that was read
-	Base    uint64        `json:"base"`    // barrier of the base it began from; 0: blank volumes
+	From    Origin        `json:"from"`    // what it began from
+	Base    uint64        `json:"base"`    // barrier of that; 0: blank volumes
 	Elapsed time.Duration `json:"elapsed"`
 }
 
-// ErrNotEmpty is a directory to fill that holds something.
-var ErrNotEmpty = errors.New("the directory is not empty: name a new one")
-
 // Run recovers the group at the target into new volumes. What it returns without an error is the group
 // exactly at the point's cut, durable: every event up to the marks of its commit was read, verified and
-// applied. With Latest, damage in the journal makes it recover the newest point before the damage.
-// A point that is not here any more gives a *TrimmedError. A failed run leaves o.Into as it was.
+// applied, and every chunk of an archived point was verified by its name. It begins from whatever leaves least to read.
+// Damage makes it begin from something else, or, with Latest, recover the newest point before the damage.
+// A point that is not here any more gives a *TrimmedError.
+//
+// A run that fails or dies leaves in o.Into what the same run goes on from, and says so; where there is nothing to go on with,
+// or the point can't be recovered for good, it leaves o.Into as it was. Block devices are left as they are.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	r := newRun(o)
 	hold, err := holdBase(ctx, o.Dir, r.log)
@@ -103,41 +112,90 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	defer hold()
-	if err := checkEmpty(o.Into); err != nil {
+	w, err := openWork(&o)
+	if err != nil {
 		return nil, err
 	}
-	h, err := open(ctx, &o)
+	result, err := r.run(ctx, w)
+	return result, errors.Join(err, w.close())
+}
+
+func (r *run) run(ctx context.Context, w *work) (*Result, error) {
+	h, err := open(ctx, &r.o)
 	if err != nil {
 		return nil, err
 	}
 	var result *Result
-	err = r.reach(h, func(point *Point) (err error) {
-		if result, err = r.recover(ctx, h, point); err != nil {
-			err = errors.Join(err, discard(o.Into))
+	err = r.reach(h, w, func(point *Point) (err error) {
+		if result, err = r.recover(ctx, h, w, point); err == nil {
+			return nil
 		}
-		return err
+		if h.spoil(err) || !w.worth() {
+			return errors.Join(err, w.discard())
+		}
+		return fmt.Errorf("%w; what was done is kept in %s: the same command goes on from there", err, w.dir)
 	})
 	return result, err
 }
 
-// reach recovers the point that the target means; with Latest it goes back before damage that is found on the way.
-func (r *run) reach(h *history, recover func(*Point) error) error {
+// reach recovers the point that the target means. Damage that is found on the way is noted: where something else leads to the point that
+// is tried, and with Latest it goes back before the damage.
+func (r *run) reach(h *history, w *work, recover func(*Point) error) error {
 	for {
-		point, err := choose(h.points(), r.o.Target)
+		point, err := r.target(h, w)
 		if err != nil {
-			return err
+			return h.explain(err)
 		}
 		if err = recover(point); err == nil {
 			return nil
 		}
 		err = fmt.Errorf("recover %s: %w", describe(point), err)
-		stream, seq, damaged := replica.Damage(err)
-		if !damaged || r.o.Target != Latest {
+		if !h.spoil(err) || r.o.Target != Latest && !h.restorable(point) {
 			return err
 		}
-		r.log.Warn("the journal is damaged, going back to the newest point before it", "error", err)
-		h.damaged(replica.Damaged{Stream: stream, Seq: seq, Reason: err.Error()})
+		r.o.notice("%v; trying without", err)
 	}
+}
+
+// explain adds to an error about points what is not known of them.
+func (h *history) explain(err error) error {
+	if h.unread == nil {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", err, h.unread)
+}
+
+// target returns the point that is to be recovered: that of the work which is gone on with, else the one that the target means.
+func (r *run) target(h *history, w *work) (*Point, error) {
+	points := h.points()
+	if w == nil || w.m == nil {
+		return choose(points, r.o.Target)
+	}
+	var kept *Point
+	for i := range points {
+		if w.m.is(&points[i]) {
+			kept = &points[i]
+		}
+	}
+	if r.o.Target != w.m.Target {
+		if p, err := choose(points, r.o.Target); err != nil || !w.m.is(p) {
+			return nil, errors.Join(&UnfinishedError{w.dir, fmt.Sprintf("to %s (--to %s)", w.m.describe(), w.m.Target)}, err)
+		}
+	}
+	if kept != nil && kept.Restorable {
+		return kept, nil
+	}
+	if w.m.From == Archived && (r.o.Archive == nil || h.unread != nil) {
+		return nil, fmt.Errorf("go on with the replay in %s to %s: it needs the archive", w.dir, w.m.describe())
+	}
+	if r.o.Target != Latest {
+		return nil, fmt.Errorf("go on with the replay in %s: %s can't be recovered any more; remove the directory and choose another point", w.dir, w.m.describe())
+	}
+	r.o.notice("%s can't be recovered any more, beginning anew", w.m.describe())
+	if err := w.discard(); err != nil {
+		return nil, err
+	}
+	return choose(points, r.o.Target)
 }
 
 // holdBase keeps the applier from trimming what the replay reads. Where the group's directory is not
@@ -169,10 +227,11 @@ func holdBase(ctx context.Context, dir string, log *slog.Logger) (release func()
 
 // run is one replay.
 type run struct {
-	o     Options
-	log   *slog.Logger
-	began time.Time
-	read  atomic.Uint64 // bytes of the journal
+	o       Options
+	log     *slog.Logger
+	began   time.Time
+	read    atomic.Uint64 // bytes of the journal
+	objects bool          // of them alone
 }
 
 func newRun(o Options) *run {
@@ -183,29 +242,119 @@ func newRun(o Options) *run {
 	return r
 }
 
-func (r *run) recover(ctx context.Context, h *history, point *Point) (*Result, error) {
+func (r *run) recover(ctx context.Context, h *history, w *work, point *Point) (*Result, error) {
 	r.read.Store(0)
 	meter := newMeter(r.o.Progress, *point, r.began)
 	defer meter.stop()
-	base, err := r.copyBase(ctx, h, point, meter)
+	if err := r.begin(ctx, h, w, point, meter); err != nil {
+		return nil, err
+	}
+	set, err := r.fill(ctx, h, w.dir, point, meter)
 	if err != nil {
 		return nil, err
 	}
-	set, err := r.fill(ctx, h, r.o.Into, point, meter)
-	if err != nil {
-		return nil, err
+	result := r.result(set, point, w.m)
+	if r.o.Finish != nil {
+		if err := r.o.Finish(result); err != nil {
+			return nil, errors.Join(err, set.Close())
+		}
 	}
-	result := r.result(set, point, base)
 	if err := set.Close(); err != nil {
 		return nil, err
 	}
+	if err := w.finish(); err != nil {
+		return nil, err
+	}
+	result.Elapsed = time.Since(r.began)
 	meter.finish()
 	return result, nil
 }
 
+// begin brings the directory to where the journal goes on to the point.
+func (r *run) begin(ctx context.Context, h *history, w *work, point *Point, meter *meter) error {
+	if w.m != nil {
+		done, err := r.resume(ctx, h, w, point, meter)
+		if done || err != nil {
+			return err
+		}
+		if err := w.discard(); err != nil {
+			return err
+		}
+	}
+	list, release := r.bases(h, point)
+	defer release()
+	if len(list) == 0 {
+		return fmt.Errorf("nothing leads to %s any more: its history was trimmed meanwhile", describe(point))
+	}
+	from := list[0]
+	if err := r.checkDevices(&from, point); err != nil {
+		return err
+	}
+	m := &marker{
+		Group: r.o.Group, Target: r.o.Target, Barrier: point.Barrier, Time: point.Time,
+		From: from.origin, Base: from.barrier, Devices: r.o.Devices,
+	}
+	if from.point != nil {
+		m.Parts = extents(&from.point.point)
+	}
+	if err := w.begin(m); err != nil {
+		return err
+	}
+	return r.place(ctx, &from, w.dir, m.Parts, w.save, meter)
+}
+
+// resume goes on with what an earlier attempt left. It tells whether that can be done.
+func (r *run) resume(ctx context.Context, h *history, w *work, point *Point, meter *meter) (bool, error) {
+	switch cp, err := replica.ReadCheckpoint(w.dir); {
+	case err == nil && (w.m.From == Blank && cp.Floor() == 0 || h.leads(&cp, point)):
+		return true, nil
+	case err == nil || !errors.Is(err, fs.ErrNotExist):
+		r.o.notice("what is in %s doesn't lead to %s any more, beginning anew", w.dir, describe(point))
+		return false, nil
+	case w.m.From != Archived:
+		return false, nil // a copy that was cut short is worth nothing
+	}
+	for _, a := range h.archived {
+		a = a.of(point)
+		if a.point.Barrier != w.m.Base || a.spoiled != nil || !maps.EqualFunc(w.m.Parts, extents(&a.point), func(x, y extent) bool { return x.Root == y.Root }) {
+			continue
+		}
+		if h.leads(&a.set, point) {
+			return true, r.fetch(ctx, a, w.dir, w.m.Parts, w.save, meter)
+		}
+	}
+	if r.o.Archive == nil || h.unread != nil {
+		return false, h.explain(fmt.Errorf("go on with the replay in %s: it needs the archive", w.dir))
+	}
+	r.o.notice("the archived point that %s came from is gone, beginning anew", w.dir)
+	return false, nil
+}
+
+// place puts a base into a directory.
+func (r *run) place(ctx context.Context, from *base, dir string, done map[string]extent, save func() error, meter *meter) error {
+	switch {
+	case from.point != nil:
+		return r.fetch(ctx, from.point, dir, done, save, meter)
+	case from.dir == "":
+		return nil
+	}
+	meter.phase(Copying, occupied(from.dir, &from.set, r.objects))
+	copied := func(n int64) { meter.add(uint64(n)) }
+	if r.objects {
+		return replica.CloneObjects(ctx, from.dir, dir, copied)
+	}
+	devices := make(map[string]string)
+	for name, device := range r.o.Devices {
+		if from.set.Volumes[name].Seq > 0 {
+			devices[name] = device
+		}
+	}
+	return replica.Clone(ctx, from.dir, dir, replica.CloneOptions{Devices: devices, Copied: copied})
+}
+
 // fill brings the set in a directory to a point.
 func (r *run) fill(ctx context.Context, h *history, dir string, point *Point, meter *meter) (*replica.Set, error) {
-	set, err := replica.Open(dir, replica.Options{Group: r.o.Group, Log: r.log, Hooks: replica.Hooks{
+	set, err := replica.Open(dir, replica.Options{Group: r.o.Group, Devices: r.o.Devices, Log: r.log, Hooks: replica.Hooks{
 		Read: func(_ string, m journal.Message) {
 			r.read.Add(uint64(m.Size))
 			meter.add(uint64(m.Size))
@@ -217,6 +366,12 @@ func (r *run) fill(ctx context.Context, h *history, dir string, point *Point, me
 	if err != nil {
 		return nil, err
 	}
+	if cp := set.Checkpoint(); point.commit == nil || cp.Whole() && cp.Commit.Barrier == point.Barrier {
+		if !h.leads(&cp, point) {
+			return nil, errors.Join(fmt.Errorf("the set is at barrier %d", cp.Commit.Barrier), set.Close())
+		}
+		return set, nil // it is there already
+	}
 	meter.phase(Replaying, h.estimate(point.commit, set.Checkpoint()))
 	mirrors := replica.NewMirrors(r.o.Site)
 	err = set.Fill(ctx, mirrors, point.commit)
@@ -227,45 +382,9 @@ func (r *run) fill(ctx context.Context, h *history, dir string, point *Point, me
 	return set, nil
 }
 
-// nearest returns the nearest state there is to begin with, and its barrier: the replicas themselves, where no applier works on
-// them, else the base, else none. It stays as it is until it is released.
-func (r *run) nearest(h *history, point *Point) (from string, at uint64, release func()) {
-	release = func() {}
-	if h.base.Commit.Barrier > 0 {
-		from, at = replica.BaseDir(r.o.Dir), h.base.Commit.Barrier
-	}
-	if hold, err := replica.Hold(r.o.Dir); err == nil {
-		cp, err := replica.ReadCheckpoint(r.o.Dir)
-		if err == nil && cp.Commit.Barrier > at && h.lacks(&cp, point.commit) == "" {
-			from, at = r.o.Dir, cp.Commit.Barrier
-		}
-		release = func() { _ = hold.Close() } // it was only read
-	}
-	return from, at, release
-}
-
-// copyBase begins Into with the nearest state there is. It returns that state's barrier.
-func (r *run) copyBase(ctx context.Context, h *history, point *Point, meter *meter) (uint64, error) {
-	from, at, release := r.nearest(h, point)
-	defer release()
-	if from == "" {
-		return 0, nil
-	}
-	cp, err := replica.ReadCheckpoint(from)
-	if err != nil {
-		return 0, err
-	}
-	total := uint64(0)
-	for _, v := range cp.Volumes {
-		total += uint64(v.Size + v.Log.Length)
-	}
-	meter.phase(Copying, total)
-	return at, replica.Clone(ctx, from, r.o.Into, replica.CloneOptions{Copied: func(n int64) { meter.add(uint64(n)) }})
-}
-
-func (r *run) result(set *replica.Set, point *Point, base uint64) *Result {
+func (r *run) result(set *replica.Set, point *Point, m *marker) *Result {
 	cp := set.Checkpoint()
-	result := &Result{Point: *point, Bytes: r.read.Load(), Base: base, Elapsed: time.Since(r.began)}
+	result := &Result{Point: *point, Bytes: r.read.Load(), From: m.From, Base: m.Base, Elapsed: time.Since(r.began)}
 	for _, name := range point.Volumes {
 		v := cp.Volumes[name]
 		result.Volumes = append(result.Volumes, Volume{Name: name, UID: v.UID, Path: set.Path(name), Size: v.Size})
@@ -297,31 +416,4 @@ func (h *history) estimate(c *events.Commit, cp replica.Checkpoint) uint64 {
 		}
 	}
 	return total
-}
-
-func checkEmpty(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if len(entries) > 0 {
-		return fmt.Errorf("replay into %s: %w", dir, ErrNotEmpty)
-	}
-	return nil
-}
-
-// discard empties the directory that a failed attempt began to fill.
-func discard(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
-	}
-	return errors.Join(errs...)
 }

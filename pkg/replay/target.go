@@ -15,10 +15,11 @@ const Latest = "latest"
 // ErrUnknownTarget means that no point fits the target.
 var ErrUnknownTarget = errors.New("no such recovery point")
 
-// TrimmedError means that a point was there and can't be restored any more. It names the nearest ones left.
+// TrimmedError means that a point is known and can't be restored any more. It names the nearest ones left.
 type TrimmedError struct {
 	Target        string
 	Reason        string
+	Err           error  // that Reason tells of; nil: there is none
 	Before, After *Point // nearest restorable ones; nil where there is none
 }
 
@@ -36,6 +37,9 @@ func (e *TrimmedError) Error() string {
 	}
 	return fmt.Sprintf("%s can't be restored: %s; %s", e.Target, e.Reason, nearest)
 }
+
+// Unwrap returns what is behind the reason.
+func (e *TrimmedError) Unwrap() error { return e.Err }
 
 func describe(p *Point) string {
 	s := fmt.Sprintf("barrier %d of %s", p.Barrier, p.Time.Format(time.RFC3339Nano))
@@ -55,7 +59,7 @@ func choose(points []Point, target string) (*Point, error) {
 	if points[i].Restorable {
 		return &points[i], nil
 	}
-	e := &TrimmedError{Target: target, Reason: points[i].Reason}
+	e := &TrimmedError{Target: target, Reason: points[i].Reason, Err: points[i].cause}
 	for j := i - 1; j >= 0 && e.Before == nil; j-- {
 		if points[j].Restorable {
 			e.Before = &points[j]
