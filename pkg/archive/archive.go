@@ -143,16 +143,9 @@ const (
 
 // Open opens the archive of a group. Errors are ErrNone, ErrKey, ErrForeign, a *DamageError, or the store's.
 func Open(ctx context.Context, o Options) (*Archive, error) {
-	raw, err := o.Store.Get(ctx, aboutObject, 0, -1)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, fmt.Errorf("%w: %s", ErrNone, o.Store)
-	}
+	b, err := readAbout(ctx, o.Store)
 	if err != nil {
 		return nil, err
-	}
-	b, err := parseAbout(raw)
-	if err != nil {
-		return nil, &DamageError{Object: aboutObject, Reason: err.Error()}
 	}
 	if b.Group != o.Group {
 		return nil, fmt.Errorf("%w: %s is of group %q", ErrForeign, o.Store, b.Group)
@@ -168,6 +161,34 @@ func Open(ctx context.Context, o Options) (*Archive, error) {
 		}
 	}
 	return open(ctx, o, b, secret)
+}
+
+// readAbout reads what archive is in a store.
+func readAbout(ctx context.Context, s store.Store) (b about, err error) {
+	raw, err := s.Get(ctx, aboutObject, 0, -1)
+	if errors.Is(err, store.ErrNotFound) {
+		return b, fmt.Errorf("%w: %s", ErrNone, s)
+	}
+	if err != nil {
+		return b, err
+	}
+	if b, err = parseAbout(raw); err != nil {
+		return b, &DamageError{Object: aboutObject, Reason: err.Error()}
+	}
+	return b, nil
+}
+
+// present returns an error unless the store still has the archive that was opened. Where its file system isn't mounted any more, or its bucket was
+// made anew, points would otherwise be written that nobody can open.
+func (a *Archive) present(ctx context.Context) error {
+	b, err := readAbout(ctx, a.store)
+	if err == nil && b.ID != a.about.ID {
+		err = fmt.Errorf("%w: %s has another one now", ErrNone, a.store)
+	}
+	if err != nil {
+		return fmt.Errorf("the archive that was opened: %w: look whether its file system is mounted, its bucket the right one", err)
+	}
+	return nil
 }
 
 func parseAbout(raw []byte) (b about, err error) {

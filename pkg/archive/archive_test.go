@@ -191,3 +191,43 @@ func TestPoints(t *testing.T) {
 		})
 	}
 }
+
+// A store that an archive went from, as a file system that isn't mounted any more, or that has another one now, is not written to.
+func TestGoneArchiveIsNotWritten(t *testing.T) {
+	t.Parallel()
+	mem := new(storetest.Memory)
+	a := testArchive(t, mem, Options{})
+	raw, err := mem.Get(t.Context(), aboutObject, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := func() (n int) {
+		for _, err := range mem.List(t.Context(), "") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		return n
+	}
+	if err := mem.Delete(t.Context(), aboutObject); err != nil {
+		t.Fatal(err)
+	}
+	before := objects()
+	if _, err := commit(t.Context(), a, 1, source("disk", make(volume, 10))); !errors.Is(err, ErrNone) {
+		t.Errorf("a point was archived where there is no archive: %v", err)
+	}
+	testArchive(t, mem, Options{})
+	if _, err := commit(t.Context(), a, 1, source("disk", make(volume, 10))); !errors.Is(err, ErrNone) {
+		t.Errorf("a point was archived in another archive: %v", err)
+	}
+	if n := objects(); n != before+1 {
+		t.Errorf("%d objects were written to a store that isn't the archive's", n-before-1)
+	}
+	if err := mem.Put(t.Context(), aboutObject, raw); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := commit(t.Context(), a, 1, source("disk", make(volume, 10))); err != nil {
+		t.Errorf("the archive is back: %v", err)
+	}
+}

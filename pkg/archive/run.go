@@ -44,8 +44,11 @@ var ErrAbandoned = errors.New("the run was taken for dead, and chunks that its p
 var errEnded = errors.New("the run has ended")
 
 // Begin begins a run. As long as it goes on, nothing that it stores or relies on is deleted. A run that dies is abandoned; what
-// it stored is used by the next ones, or collected by Prune.
+// it stored is used by the next ones, or collected by Prune. A store that has the archive no longer is ErrNone; nothing is written to it.
 func (a *Archive) Begin(ctx context.Context) (*Run, error) {
+	if err := a.present(ctx); err != nil {
+		return nil, err
+	}
 	r := &Run{a: a, packer: a.newPacker()}
 	if err := r.hold(ctx); err != nil {
 		return nil, errors.Join(err, r.Close())
