@@ -107,14 +107,15 @@ func (p *Point) Part(name string) *Part {
 // Archive is the archive of one group in a store. Its methods may be called concurrently, where they don't say otherwise.
 type Archive struct {
 	*codec
-	store    store.Store
-	about    about
-	index    *index
-	workers  int
-	requests int
-	slots    chan struct{} // one for each request to the store under way
-	times    leaseTimes
-	log      *slog.Logger
+	store      store.Store
+	about      about
+	index      *index
+	workers    int
+	requests   int
+	slots      chan struct{} // one for each request to the store under way
+	times      leaseTimes
+	packTarget int
+	log        *slog.Logger
 
 	refreshing sync.Mutex
 
@@ -233,7 +234,7 @@ func Create(ctx context.Context, o Options) (*Archive, error) {
 
 func open(ctx context.Context, o Options, b about, secret []byte) (_ *Archive, err error) {
 	a := &Archive{
-		store: o.Store, about: b, log: o.Log, times: usualTimes,
+		store: o.Store, about: b, log: o.Log, times: usualTimes, packTarget: packTarget,
 		workers: o.Workers, requests: o.Requests,
 		manifests: make(map[string]manifest),
 	}

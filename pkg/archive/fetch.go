@@ -38,6 +38,18 @@ func (a *Archive) locate(ids []ID) (places []place, missing []int, err error) {
 	return places, missing, err
 }
 
+// lookup is locate, and brings the index up to date if that doesn't know all: another process may have written the chunks, or moved them.
+func (a *Archive) lookup(ctx context.Context, ids []ID) (places []place, missing []int, err error) {
+	places, missing, err = a.locate(ids)
+	if errors.Is(err, errIndex) || err == nil && len(missing) > 0 {
+		if err := a.refresh(ctx); err != nil {
+			return nil, nil, err
+		}
+		places, missing, err = a.locate(ids)
+	}
+	return places, missing, err
+}
+
 // readPack reads a range of a pack. It takes part in the limit of requests. What the pack doesn't have is a *DamageError.
 func (a *Archive) readPack(ctx context.Context, pack packName, off, length int64) ([]byte, error) {
 	data, err := a.get(ctx, pack.object(), off, length)
@@ -80,14 +92,7 @@ func (a *Archive) readDirectory(ctx context.Context, pack packName, size int64) 
 // fetch reads chunks, which may be anywhere, and verifies each by its name. give is called for each ID that isn't zero, once, in any
 // order and by several goroutines at once; it must not keep the chunk. A chunk that can't be had is a *DamageError.
 func (a *Archive) fetch(ctx context.Context, ids []ID, give func(i int, chunk []byte) error) error {
-	places, missing, err := a.locate(ids)
-	if err == nil && len(missing) > 0 {
-		// They may have been written by another process.
-		if err := a.refresh(ctx); err != nil {
-			return err
-		}
-		places, missing, err = a.locate(ids)
-	}
+	places, missing, err := a.lookup(ctx, ids)
 	if err != nil {
 		return err
 	}
@@ -204,6 +209,12 @@ func (a *Archive) reread(ctx context.Context, pack packName) error {
 func (a *Archive) refresh(ctx context.Context) error {
 	a.refreshing.Lock()
 	defer a.refreshing.Unlock()
+	if a.index.bad.Load() {
+		a.log.Warn("the archive's index is damaged; it is made anew")
+		if err := a.index.renew(); err != nil {
+			return err
+		}
+	}
 	// What is stored meanwhile may be in the index, and not among what is listed.
 	newest, err := a.index.newest()
 	if err != nil {

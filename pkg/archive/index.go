@@ -9,11 +9,14 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/farshore/farshore/internal/durable"
+	"github.com/farshore/farshore/internal/grid"
 )
 
 // index knows where chunks lie. It is a cache of the directories of packs: what is lost of it is read from the store again.
@@ -27,8 +30,13 @@ import (
 //
 // Chunks of packs that aren't in packs don't count. Methods may be called concurrently.
 type index struct {
-	db  *bolt.DB
-	dir string // to be removed in the end; "": none is
+	name    string // of the file
+	archive string
+	dir     string // to be removed in the end; "": none is
+
+	mu  sync.RWMutex // held shared by who uses db
+	db  *bolt.DB     // nil: it could not be made anew
+	bad atomic.Bool  // it turned out to be damaged
 }
 
 // place is where a chunk lies.
@@ -61,73 +69,76 @@ var (
 	metaKey     = []byte("archive")
 )
 
-// errIndex means that the index can't be used. It is made anew when it is opened again.
+// errIndex means that the index can't be used; renew makes it anew.
 var errIndex = errors.New("the archive's index is damaged")
 
 // openIndex opens the index of an archive in a directory, and makes it where there is none, or one that can't be used. One that
-// another process has open is left to it: then the index is in a directory of its own.
+// another process has open is left to it: then the index is in a directory of its own, as it is with no directory.
 func openIndex(dir, archive string) (*index, error) {
-	if dir == "" {
-		return temporaryIndex(archive)
+	if dir != "" {
+		if err := durable.MkdirAll(dir); err != nil {
+			return nil, err
+		}
+		x := &index{name: filepath.Join(dir, indexFile), archive: archive}
+		err := x.open()
+		if err != nil && !errors.Is(err, bolt.ErrTimeout) {
+			err = x.renew()
+		}
+		if !errors.Is(err, bolt.ErrTimeout) {
+			return x, err
+		}
 	}
-	if err := durable.MkdirAll(dir); err != nil {
-		return nil, err
-	}
-	name := filepath.Join(dir, indexFile)
-	x, err := openIndexFile(name, archive)
-	switch {
-	case err == nil:
-		return x, nil
-	case errors.Is(err, bolt.ErrTimeout):
-		return temporaryIndex(archive)
-	}
-	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	return openIndexFile(name, archive)
-}
-
-func temporaryIndex(archive string) (*index, error) {
 	dir, err := os.MkdirTemp("", "farshore-archive-*")
 	if err != nil {
 		return nil, err
 	}
-	x, err := openIndexFile(filepath.Join(dir, indexFile), archive)
-	if err != nil {
+	x := &index{name: filepath.Join(dir, indexFile), archive: archive, dir: dir}
+	if err := x.open(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	x.dir = dir
-	x.db.NoSync = true // nobody opens it again
 	return x, nil
 }
 
-func openIndexFile(name, archive string) (x *index, err error) {
-	defer func() {
-		if err != nil && x != nil && x.db != nil {
-			err = errors.Join(err, x.db.Close())
-		}
-	}()
-	x = new(index)
-	err = guard(func() (err error) {
-		x.db, err = bolt.Open(name, 0o600, &bolt.Options{Timeout: 500 * time.Millisecond, FreelistType: bolt.FreelistMapType})
+func (x *index) open() error {
+	return guard(func() error {
+		db, err := bolt.Open(x.name, 0o600, &bolt.Options{
+			Timeout: 500 * time.Millisecond, FreelistType: bolt.FreelistMapType,
+			NoSync: x.dir != "", // nobody opens that one again
+		})
 		if err != nil {
 			return err
 		}
-		return x.db.Update(func(tx *bolt.Tx) error {
+		x.db = db
+		err = db.Update(func(tx *bolt.Tx) error {
 			for _, b := range [][]byte{metaBucket, packsBucket, namesBucket, chunkBucket} {
 				if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 					return err
 				}
 			}
-			want := []byte(indexFormat + archive)
+			want := []byte(indexFormat + x.archive)
 			meta := tx.Bucket(metaBucket)
 			if got := meta.Get(metaKey); got != nil && !bytes.Equal(got, want) {
-				return fmt.Errorf("%s is of another archive", name)
+				return fmt.Errorf("%s is of another archive", x.name)
 			}
 			return meta.Put(metaKey, want)
 		})
+		return err
 	})
-	return x, err
+}
+
+// renew makes an empty index.
+func (x *index) renew() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.db != nil {
+		_ = guard(x.db.Close) // it is thrown away
+		x.db = nil
+	}
+	if err := os.Remove(x.name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	x.bad.Store(false)
+	return x.open()
 }
 
 // guard turns what bbolt makes of a damaged file, panics and faults, into an error.
@@ -142,15 +153,31 @@ func guard(f func() error) (err error) {
 }
 
 func (x *index) view(f func(tx *bolt.Tx) error) error {
-	return guard(func() error { return x.db.View(f) })
+	return x.use(func() error { return x.db.View(f) })
 }
 
+// update is durable when it returns.
 func (x *index) update(f func(tx *bolt.Tx) error) error {
-	return guard(func() error { return x.db.Update(f) })
+	return x.use(func() error { return x.db.Update(f) })
 }
 
-func (x *index) close() error {
-	err := guard(x.db.Close)
+func (x *index) use(f func() error) error {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if x.db == nil {
+		return errIndex
+	}
+	err := guard(f)
+	if errors.Is(err, errIndex) {
+		x.bad.Store(true)
+	}
+	return err
+}
+
+func (x *index) close() (err error) {
+	if x.db != nil {
+		err = guard(x.db.Close)
+	}
 	if x.dir != "" {
 		err = errors.Join(err, os.RemoveAll(x.dir))
 	}
@@ -170,17 +197,15 @@ func parsePackValue(v []byte) (name packName, size int64, err error) {
 	return packName(v[:32]), int64(binary.LittleEndian.Uint64(v[32:])), nil
 }
 
-// add makes the chunks of packs known. One that is known already is replaced. It is durable when add returns.
+// add makes the chunks of packs known, durably. Packs that are known stay as they are.
 func (x *index) add(packs ...packed) error {
 	type record struct{ key, value []byte }
 	return x.update(func(tx *bolt.Tx) error {
 		names, numbers, chunks := tx.Bucket(namesBucket), tx.Bucket(packsBucket), tx.Bucket(chunkBucket)
 		var records []record
 		for _, p := range packs {
-			if old := names.Get(p.name[:]); old != nil {
-				if err := numbers.Delete(old); err != nil {
-					return err
-				}
+			if names.Get(p.name[:]) != nil {
+				continue
 			}
 			number, err := numbers.NextSequence()
 			if err != nil {
@@ -228,17 +253,16 @@ func (x *index) find(ids []ID, give func(i int, p place) bool) error {
 				if err != nil {
 					return err
 				}
-				if !give(i, place{
-					pack:   name,
-					off:    int64(binary.LittleEndian.Uint32(v)),
-					number: int(binary.LittleEndian.Uint16(v[13:])),
-					entry: entry{
-						id:     id,
-						stored: binary.LittleEndian.Uint32(v[4:]),
-						raw:    binary.LittleEndian.Uint32(v[8:]),
-						flags:  v[12],
-					},
-				}) {
+				p := place{pack: name, off: int64(binary.LittleEndian.Uint32(v)), number: int(binary.LittleEndian.Uint16(v[13:])), entry: entry{
+					id:     id,
+					stored: binary.LittleEndian.Uint32(v[4:]),
+					raw:    binary.LittleEndian.Uint32(v[8:]),
+					flags:  v[12],
+				}}
+				if p.off > packLimit || p.stored > packLimit || p.raw > grid.Chunk {
+					return errIndex
+				}
+				if !give(i, p) {
 					break
 				}
 			}

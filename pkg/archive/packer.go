@@ -23,6 +23,7 @@ type packer struct {
 	mu      sync.Mutex
 	pending map[ID]struct{} // chunks that are put and not in the index yet
 	stored  []packed        // packs in the store that are not in the index yet
+	records int             // in them
 	bytes   int64           // that were stored
 }
 
@@ -35,7 +36,7 @@ type filling struct {
 
 const (
 	packsOnTheirWay = 3
-	indexBatch      = 32 // packs that are made known to the index at once
+	indexBatch      = 1 << 13 // records that are made known to the index at once
 )
 
 func (a *Archive) newPacker() *packer {
@@ -68,7 +69,7 @@ func (p *packer) claim(id ID) bool {
 func (p *packer) put(ctx context.Context, f *filling, record []byte, e entry) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.buf)+len(record) > packTarget || len(f.entries) == packRecords {
+	if len(f.buf)+len(record) > p.a.packTarget || len(f.entries) == packRecords {
 		if err := p.send(ctx, f); err != nil {
 			return err
 		}
@@ -123,7 +124,8 @@ func (p *packer) note(done packed) error {
 	p.mu.Lock()
 	p.bytes += done.size
 	p.stored = append(p.stored, done)
-	enough := len(p.stored) >= indexBatch
+	p.records += len(done.entries)
+	enough := p.records >= indexBatch
 	p.mu.Unlock()
 	if enough {
 		return p.index()
@@ -135,7 +137,7 @@ func (p *packer) note(done packed) error {
 func (p *packer) index() error {
 	p.mu.Lock()
 	stored := p.stored
-	p.stored = nil
+	p.stored, p.records = nil, 0
 	p.mu.Unlock()
 	if err := p.a.index.add(stored...); err != nil {
 		return err
@@ -166,7 +168,7 @@ func (p *packer) rest(ctx context.Context) error {
 	defer d.mu.Unlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(d.buf) > 0 && len(n.buf) > 0 && len(d.buf)+len(n.buf) <= packTarget && len(d.entries)+len(n.entries) <= packRecords {
+	if len(d.buf) > 0 && len(n.buf) > 0 && len(d.buf)+len(n.buf) <= p.a.packTarget && len(d.entries)+len(n.entries) <= packRecords {
 		d.buf = append(d.buf, n.buf[packHeader:]...)
 		d.entries = append(d.entries, n.entries...)
 		n.buf, n.entries = nil, nil

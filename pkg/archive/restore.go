@@ -2,8 +2,12 @@ package archive
 
 import (
 	"context"
+	"fmt"
 	"io"
-	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/farshore/farshore/internal/grid"
 )
 
 // Sink takes what is restored, in the order of offsets, from one goroutine.
@@ -23,22 +27,198 @@ type RestoreOptions struct {
 	Progress func(bytes int64)
 }
 
+const (
+	// windowsAhead is how many windows are held at once: one is given to the sink while the next ones are fetched.
+	windowsAhead = 3
+	// pieceChunks is how many chunks a sink is given at once, at most.
+	pieceChunks = 16
+)
+
 // Restore gives a part's content to a sink. Every chunk is verified by its name before it is given: there are the right
-// bytes, or an error. What is damaged is a *DamageError.
-func (a *Archive) Restore(ctx context.Context, p Part, o RestoreOptions) error { return errNotBuilt }
-
-// Image gives random access to a part, for as long as ctx goes on. What it reads is verified.
-func (a *Archive) Image(ctx context.Context, p Part) io.ReaderAt { return nil }
-
-// Cost is what restoring takes.
-type Cost struct {
-	Bytes    int64 // to be read from the store
-	Requests int64
-	// Rate is what the store gave of a sample, in bytes per second; 0: no sample was taken.
-	Rate float64
-	// Time is how long Bytes take at Rate.
-	Time time.Duration
+// bytes, or an error. What is damaged is a *DamageError; everything before it was given. It holds up to 192 MiB of content, however
+// large the part is.
+func (a *Archive) Restore(ctx context.Context, p Part, o RestoreOptions) error {
+	if o.From < 0 || o.From > p.Size {
+		return fmt.Errorf("restore %s from %d on: it has %d bytes", p.Name, o.From, p.Size)
+	}
+	r := restore{
+		a: a, o: o, windows: make(chan *window, windowsAhead), queue: make(chan *request), buffers: make(chan []byte, windowsAhead),
+	}
+	if o.From == p.Size {
+		return r.done(p.Size)
+	}
+	for range windowsAhead {
+		r.buffers <- nil // made when it is needed
+	}
+	return r.run(ctx, p)
 }
 
-// Cost tells what restoring parts from the beginning takes. It reads their trees, and a sample of their data.
-func (a *Archive) Cost(ctx context.Context, parts []Part) (Cost, error) { return Cost{}, errNotBuilt }
+// restore is a Restore that is under way. The tree is walked by one goroutine, which plans windows and queues their requests; those are
+// served by others; a window is given to the sink from its beginning on as soon as that is there.
+type restore struct {
+	a       *Archive
+	o       RestoreOptions
+	windows chan *window
+	queue   chan *request
+	buffers chan []byte // that are free
+}
+
+func (r *restore) run(ctx context.Context, p Part) error {
+	g, ctx := errgroup.WithContext(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	g.Go(func() error {
+		defer close(r.windows)
+		defer close(r.queue)
+		from := r.o.From / grid.Chunk
+		cut := newWindows(p.Size, from, windowChunks, func(w *window) error { return r.fill(ctx, w) })
+		err := r.a.walk(ctx, p.Root, p.Size, from, cut.visitor())
+		if flushed := cut.flush(); err == nil {
+			err = flushed
+		}
+		if err != nil {
+			return r.send(ctx, &window{err: err}) // behind what is there before it
+		}
+		return nil
+	})
+	for range r.a.requests {
+		g.Go(func() error {
+			for q := range r.queue {
+				q.serve(ctx, r.a)
+			}
+			return nil
+		})
+	}
+	err := r.deliver(ctx, p.Size)
+	cancel(err)
+	if others := g.Wait(); err == nil {
+		err = others
+	}
+	return err
+}
+
+func (r *restore) send(ctx context.Context, w *window) error {
+	select {
+	case r.windows <- w:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// fill queues what a window is filled by.
+func (r *restore) fill(ctx context.Context, w *window) error {
+	if len(w.ids) > 0 {
+		select {
+		case w.buf = <-r.buffers:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if len(w.buf) < w.bytes() {
+			w.buf = make([]byte, w.bytes())
+		}
+	}
+	list, err := w.requests(ctx, r.a)
+	if err != nil {
+		return err
+	}
+	if err := r.send(ctx, w); err != nil {
+		return err
+	}
+	for _, q := range list {
+		select {
+		case r.queue <- q:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// deliver gives windows to the sink.
+func (r *restore) deliver(ctx context.Context, size int64) error {
+	at := r.o.From
+	for {
+		var w *window
+		var more bool
+		select {
+		case w, more = <-r.windows:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if !more {
+			break
+		}
+		if w.err != nil {
+			return w.err
+		}
+		for _, s := range w.stretches {
+			if err := r.give(ctx, w, s); err != nil {
+				return err
+			}
+			at = s.off + s.length
+		}
+		if w.buf != nil {
+			r.buffers <- w.buf
+		}
+		if at < size {
+			if err := r.done(at); err != nil {
+				return err
+			}
+		}
+	}
+	if at != size {
+		return fmt.Errorf("the tree ends at %d of %d bytes", at, size)
+	}
+	return r.done(size)
+}
+
+func (r *restore) done(upTo int64) error {
+	if r.o.Done == nil {
+		return nil
+	}
+	return r.o.Done(upTo)
+}
+
+func (r *restore) progress(bytes int64) {
+	if r.o.Progress != nil {
+		r.o.Progress(bytes)
+	}
+}
+
+// give gives a range to the sink, from From on: zeros at once, content in pieces as they are there.
+func (r *restore) give(ctx context.Context, w *window, s stretch) error {
+	if s.n == 0 {
+		off := max(s.off, r.o.From)
+		length := s.off + s.length - off
+		if err := r.o.Sink.Zero(off, length); err != nil {
+			return fmt.Errorf("restore %d bytes at %d: %w", length, off, err)
+		}
+		r.progress(length)
+		return nil
+	}
+	off := s.off
+	for i, end := s.first, s.first+s.n; i < end; {
+		select {
+		case <-w.of[i].done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if err := w.of[i].err; err != nil {
+			return err
+		}
+		first := i
+		for i++; i < end && i-first < pieceChunks && w.of[i].ready(); i++ {
+		}
+		piece, from := w.buf[first*grid.Chunk:min(i*grid.Chunk, w.bytes())], off
+		off += int64(len(piece))
+		if skip := r.o.From - from; skip > 0 { // From lies in this chunk
+			piece, from = piece[skip:], r.o.From
+		}
+		if _, err := r.o.Sink.WriteAt(piece, from); err != nil {
+			return fmt.Errorf("restore %d bytes at %d: %w", len(piece), from, err)
+		}
+		r.progress(int64(len(piece)))
+	}
+	return nil
+}
