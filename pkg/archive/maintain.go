@@ -5,34 +5,6 @@ import (
 	"time"
 )
 
-// PruneOptions shape a Prune.
-type PruneOptions struct {
-	Policy Policy
-	DryRun bool
-	// Unused is the part of a pack, from 0 to 1, that may be unused before it is written anew; 0: 0.3.
-	Unused   float64
-	Progress func(phase string, done, total int64) // nil: nobody is told
-}
-
-// Pruned is what a Prune did, or would do.
-type Pruned struct {
-	Points        []Kept `json:"points"`
-	Removed       int    `json:"removed"` // points
-	Packs         int    `json:"packs"`   // deleted
-	Repacked      int    `json:"repacked"`
-	Condemned     int    `json:"condemned"` // packs that wait for runs that may still need them
-	Freed         int64  `json:"freed"`     // bytes
-	BytesBefore   int64  `json:"bytesBefore"`
-	UnusedBytes   int64  `json:"unusedBytes"`   // left in packs
-	AbandonedRuns int    `json:"abandonedRuns"` // whose markers were removed
-}
-
-// Prune removes the points that the policy doesn't keep, and then what no point needs. It is safe beside runs, restores and
-// other prunes: another prune gives a *LockedError. It may die anywhere.
-func (a *Archive) Prune(ctx context.Context, o PruneOptions) (*Pruned, error) {
-	return nil, errNotBuilt
-}
-
 // CheckOptions shape a Check.
 type CheckOptions struct {
 	ReadData float64                               // part of the packs whose content is read and verified, from 0 to 1
