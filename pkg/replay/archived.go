@@ -156,6 +156,19 @@ func (h *history) exactly(p *Point) *archived {
 	return nil
 }
 
+// begun returns the archived point that unfinished work came from, if it is as it was and leads to p; else nil.
+func (h *history) begun(m *marker, p *Point) *archived {
+	for _, a := range h.archived {
+		if a.point.Barrier != m.Base || a.spoiled != nil {
+			continue
+		}
+		if a = a.of(p); maps.EqualFunc(m.Parts, extents(&a.point), func(x, y extent) bool { return x.Root == y.Root }) && h.leads(&a.set, p) {
+			return a
+		}
+	}
+	return nil
+}
+
 // restorable tells whether a point can still be recovered from anything.
 func (h *history) restorable(p *Point) bool {
 	for _, now := range h.points() {

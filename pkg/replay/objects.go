@@ -96,7 +96,7 @@ func (r *run) recoverObjects(ctx context.Context, h *history, point *Point) (_ *
 	list, release := r.bases(h, point)
 	defer release()
 	if len(list) == 0 {
-		return nil, fmt.Errorf("nothing leads to %s any more: its history was trimmed meanwhile", describe(point))
+		return nil, errMovedOn(point)
 	}
 	done := make(map[string]extent)
 	if err := r.place(ctx, &list[0], dir, done, func() error { return nil }, meter); err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"sync/atomic"
 	"time"
@@ -284,7 +283,7 @@ func (r *run) begin(ctx context.Context, h *history, w *work, point *Point, mete
 	list, release := r.bases(h, point)
 	defer release()
 	if len(list) == 0 {
-		return fmt.Errorf("nothing leads to %s any more: its history was trimmed meanwhile", describe(point))
+		return errMovedOn(point)
 	}
 	from := list[0]
 	if err := r.checkDevices(&from, point); err != nil {
@@ -314,14 +313,8 @@ func (r *run) resume(ctx context.Context, h *history, w *work, point *Point, met
 	case w.m.From != Archived:
 		return false, nil // a copy that was cut short is worth nothing
 	}
-	for _, a := range h.archived {
-		a = a.of(point)
-		if a.point.Barrier != w.m.Base || a.spoiled != nil || !maps.EqualFunc(w.m.Parts, extents(&a.point), func(x, y extent) bool { return x.Root == y.Root }) {
-			continue
-		}
-		if h.leads(&a.set, point) {
-			return true, r.fetch(ctx, a, w.dir, w.m.Parts, w.save, meter)
-		}
+	if a := h.begun(w.m, point); a != nil {
+		return true, r.fetch(ctx, a, w.dir, w.m.Parts, w.save, meter)
 	}
 	if r.o.Archive == nil || h.unread != nil {
 		return false, h.explain(fmt.Errorf("go on with the replay in %s: it needs the archive", w.dir))
