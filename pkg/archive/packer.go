@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/farshore/farshore/internal/grid"
 )
 
 // packer writes records into packs, and packs into the store: two at a time are being filled, one with the chunks of volumes and
@@ -87,7 +89,8 @@ func (p *packer) buffer() []byte {
 	case b := <-p.free:
 		return b
 	default:
-		return nil
+		// The last record may lie behind the target, if it is the only one; the directory of chunks that don't compress has room.
+		return make([]byte, 0, p.a.packTarget+packHeader+p.a.packTarget/grid.Chunk*2*entryLength+grid.Chunk)
 	}
 }
 
