@@ -272,8 +272,8 @@ func find(dir, name string) (found string, err error) {
 	return found, err
 }
 
-// rare are the metrics that a run without a mishap and without Kubernetes objects doesn't have, by name or its beginning.
-var rare = []string{"farshore_barrier_missing_votes_total", "farshore_barrier_objects_", "farshore_objects_", "farshore_rebuild_"}
+// rare are the metrics that a run without a mishap, an archive and Kubernetes objects doesn't have, by name or its beginning.
+var rare = []string{"farshore_archive_", "farshore_barrier_missing_votes_total", "farshore_barrier_objects_", "farshore_objects_", "farshore_rebuild_"}
 
 func isRare(name string) bool {
 	return slices.ContainsFunc(rare, func(start string) bool { return strings.HasPrefix(name, start) })

@@ -53,3 +53,25 @@ func size(name string, v replica.Volume) int64 {
 	}
 	return v.Size
 }
+
+// pointOf returns the point of a set, without its parts. On which devices the set has volumes is nothing that lasts.
+func pointOf(cp replica.Checkpoint) (archive.Point, error) {
+	body, err := json.Marshal(withoutDevices(cp))
+	c := cp.Commit
+	return archive.Point{Barrier: c.Barrier, Time: c.Time, Kind: c.Kind, Label: c.Label, Set: body}, err
+}
+
+// commitOf returns the commit that a point is of.
+func commitOf(p *archive.Point) replica.Commit {
+	return replica.Commit{Barrier: p.Barrier, Time: p.Time, Kind: p.Kind, Label: p.Label}
+}
+
+// withoutDevices returns a copy of a checkpoint whose volumes are all files.
+func withoutDevices(cp replica.Checkpoint) replica.Checkpoint {
+	cp = cp.Clone()
+	for name, v := range cp.Volumes {
+		v.Device = ""
+		cp.Volumes[name] = v
+	}
+	return cp
+}

@@ -15,7 +15,8 @@ import (
 type Archiver interface {
 	// Wanted tells whether the replicas are to stop at a commit on their way.
 	Wanted(c Commit) bool
-	// Reached is called between two commits, with the set whole at one: after each that it was advanced to, and at the start.
+	// Reached is called between two commits, with the set whole at one: after each that it was advanced to, at the start, and
+	// again and again while there is no next one.
 	// The replicas wait for it. It may take a Snapshot.
 	Reached(ctx context.Context, s *Set)
 	// Needs returns a barrier whose commit, and the history behind it, the retention must not trim; 0: all may be trimmed. Mirrors that
@@ -87,4 +88,22 @@ func (f *Follower) unarchived(before uint64) string {
 		return fmt.Sprintf("; the archive had come to barrier %d only, and compares whole volumes next time", needs)
 	}
 	return fmt.Sprintf("; the archive had come to barrier %d only, and won't have %s", needs, strings.Join(labels, ", "))
+}
+
+// archiveProblems tells what keeps commits from being archived, and which ones never will be.
+func archiveProblems(s *group.ArchiveStatus, problems map[string][]string) {
+	if s == nil {
+		return
+	}
+	if s.Problem != "" {
+		problems[group.ConditionArchive] = append(problems[group.ConditionArchive], s.Problem)
+	}
+	if len(s.Lost) > 0 {
+		var labels []string
+		for _, p := range s.Lost {
+			labels = append(labels, fmt.Sprintf("%q (barrier %d)", p.Label, p.Barrier))
+		}
+		problems[group.ConditionArchive] = append(problems[group.ConditionArchive],
+			"not archived, and never will be, since their history is gone: "+strings.Join(labels, ", "))
+	}
 }

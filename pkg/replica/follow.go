@@ -48,6 +48,7 @@ func (f *Follower) advance(ctx context.Context) (*events.Commit, error) {
 	defer f.turn.Unlock()
 	c := f.pick()
 	if c == nil {
+		f.reached(ctx) // again: what is wanted changes
 		return nil, nil
 	}
 	if err := f.set.Advance(ctx, f.mirrors, c); err != nil {

@@ -261,6 +261,7 @@ func (f *Follower) conditions(s *group.Status, streams map[string]seen, cp *Chec
 		}
 	}
 	objectsProblems(s.Objects, problems)
+	archiveProblems(s.Archive, problems)
 	if len(s.MissingVotes) > 0 {
 		problems[group.ConditionBarriers] = []string{"the last barrier lacked the votes of " + strings.Join(s.MissingVotes, ", ")}
 	}

@@ -190,18 +190,19 @@ func (r *Rig) Document() *group.Group {
 // Follow runs a follower until the result is called or the test ends.
 func (r *Rig) Follow(change func(*replica.FollowerOptions)) (stop func()) {
 	r.t.Helper()
-	_, stop = r.follow(change)
+	_, stop = r.FollowUntil(change)
 	return stop
 }
 
 // Follower runs a follower until the test ends.
 func (r *Rig) Follower(change func(*replica.FollowerOptions)) *replica.Follower {
 	r.t.Helper()
-	f, _ := r.follow(change)
+	f, _ := r.FollowUntil(change)
 	return f
 }
 
-func (r *Rig) follow(change func(*replica.FollowerOptions)) (f *replica.Follower, stop func()) {
+// FollowUntil runs a follower until the result is called or the test ends.
+func (r *Rig) FollowUntil(change func(*replica.FollowerOptions)) (f *replica.Follower, stop func()) {
 	r.t.Helper()
 	ready := make(chan struct{})
 	o := replica.FollowerOptions{Site: r.Pair.DR, Group: r.Document(), Instance: "rig", Ready: func() { close(ready) }, Applied: func(v *objects.View) { r.view.Store(v) }}
