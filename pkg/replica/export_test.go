@@ -1,5 +1,11 @@
 package replica
 
+// MarkLost lets a snapshot be lost whose parts are not released yet: what one writer does while another one goes on.
+func (s *Snapshot) MarkLost() {
+	err := ErrSnapshotLost
+	s.lost.Store(&err)
+}
+
 // Spilt returns how many chunks of a volume a snapshot has copied and still keeps.
 func (s *Snapshot) Spilt(volume string) int64 {
 	m := s.parts[volume].(*image)

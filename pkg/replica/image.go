@@ -235,6 +235,7 @@ func (m *image) readSpilt(p []byte, off int64) error {
 // kept any more.
 func (m *image) settle(p []byte, off int64, from chunkPlace) (int, error) {
 	m.mu.Lock()
+	// A writer that finds the snapshot lost by another one goes on at once, perhaps before this image was released.
 	if m.snapshot.lostErr() != nil {
 		m.mu.Unlock()
 		return 0, ErrSnapshotLost

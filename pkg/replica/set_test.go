@@ -418,6 +418,81 @@ func TestClone(t *testing.T) {
 	}
 }
 
+// A set is cloned onto block devices, which hold nothing of before then; nothing is written where one of them can't be used.
+func TestCloneOntoDevices(t *testing.T) {
+	h, src := journey(t, 6)
+	from, source := t.TempDir(), loopDevice(t, 1<<20)
+	set, err := replica.Open(from, replica.Options{Group: "g", Devices: map[string]string{"a": source}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := set.Advance(t.Context(), src, h.Commits[2]); err != nil {
+		t.Fatal(err)
+	}
+	if err := set.Close(); err != nil {
+		t.Fatal(err)
+	}
+	small, large, busy := loopDevice(t, 32<<10), loopDevice(t, 1<<20), loopDevice(t, 1<<20)
+	old := bytes.Repeat([]byte("old content "), 10000)
+	if err := os.WriteFile(large, old, 0); err != nil {
+		t.Fatal(err)
+	}
+	held, err := replica.OpenDevice(busy, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = held.Close() }()
+	for name, devices := range map[string]map[string]string{
+		"smaller":        {"b": small, "a": large},
+		"in use":         {"b": large, "a": busy},
+		"twice":          {"b": large, "a": large},
+		"its own":        {"b": source, "c": large},
+		"of no volume":   {"b": large, "other": source},
+		"of the objects": {"b": large, journal.Objects: source},
+		"no device":      {"b": large, "a": filepath.Join(from, replica.CheckpointFile)},
+		"not there":      {"b": large, "a": filepath.Join(from, "none")},
+	} {
+		to := filepath.Join(t.TempDir(), "copy")
+		if err := replica.Clone(t.Context(), from, to, replica.CloneOptions{Devices: devices}); err == nil {
+			t.Errorf("%s: cloned", name)
+		} else if name == "in use" && !errors.Is(err, syscall.EBUSY) || name == "smaller" && !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(to); !os.IsNotExist(err) {
+			t.Errorf("%s: something was made: %v", name, err)
+		}
+		if got, err := os.ReadFile(large); err != nil || !bytes.HasPrefix(got, old) {
+			t.Fatalf("%s: a device was written: %v", name, err)
+		}
+	}
+	to, copied := filepath.Join(t.TempDir(), "copy"), int64(0)
+	err = replica.Clone(t.Context(), from, to, replica.CloneOptions{Devices: map[string]string{"b": large}, Copied: func(n int64) { copied += n }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if copied == 0 {
+		t.Error("nothing was told of as copied")
+	}
+	for i := 2; i < 5; i++ {
+		if set, err = replica.Open(to, replica.Options{Group: "g"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := set.Fill(t.Context(), src, h.Commits[i]); err != nil {
+			t.Fatal(err)
+		}
+		if cp := set.Checkpoint(); cp.Volumes["b"].Device != large || cp.Volumes["a"].Device != "" {
+			t.Errorf("the volumes are %+v", cp.Volumes)
+		}
+		if err := set.Close(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(large)
+		if want := h.States[i]["b"]; err != nil || !bytes.Equal(got[:len(want)], want) {
+			t.Fatalf("the device differs at commit %d: %v", i+1, err)
+		}
+	}
+}
+
 // The replica of a volume on a block device.
 func TestAdvanceDevice(t *testing.T) {
 	h, src := journey(t, 7)

@@ -113,6 +113,18 @@ func TestSnapshotLost(t *testing.T) {
 		}
 		wantLost(t, snap, "a", "b", journal.Objects)
 	})
+	t.Run("elsewhere", func(t *testing.T) {
+		set := setAt(t, t.TempDir(), simulated(replicatest.NewMachine(1)), h, src, 3)
+		snap := snapshot(t, set, t.TempDir())
+		image, _, err := snap.Image("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		snap.MarkLost()
+		if _, err := image.ReadAt(make([]byte, 5), 0); !errors.Is(err, replica.ErrSnapshotLost) {
+			t.Errorf("read what is lost: %v", err)
+		}
+	})
 	t.Run("full", func(t *testing.T) {
 		set := setAt(t, t.TempDir(), simulated(replicatest.NewMachine(1)), h, src, 2)
 		snap := snapshot(t, set, filepath.Join(smallDisk(t, "512k"), "s"))

@@ -5,6 +5,7 @@ package replicatest
 import (
 	"bytes"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"github.com/farshore/farshore/pkg/replica"
@@ -21,6 +22,7 @@ func Run(t *testing.T, open func(t *testing.T, size, grow int64) replica.Target)
 		"reserving changes nothing": reserving,
 		"growing":                   growing,
 		"empty ranges":              empty,
+		"reading meanwhile":         meanwhile,
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := open(t, size, grow)
@@ -180,4 +182,55 @@ func empty(t *testing.T, c *checked) {
 		t.Error(err)
 	}
 	c.compare(t)
+}
+
+// meanwhile reads what nobody changes while everything else goes on.
+func meanwhile(t *testing.T, c *checked) {
+	r := rand.New(rand.NewPCG(5, 6))
+	const still = 256 << 10
+	c.write(t, r, 0, still)
+	end := make(chan struct{})
+	var readers sync.WaitGroup
+	for i := range int64(2) {
+		readers.Go(func() {
+			got := make([]byte, 64<<10)
+			for off := i * 4096; ; off = (off + 8192) % (still - int64(len(got))) {
+				if _, err := c.target.ReadAt(got, off); err != nil {
+					t.Errorf("read at %d: %v", off, err)
+					return
+				}
+				if j := firstDifference(got, c.model[off:off+int64(len(got))]); j >= 0 {
+					t.Errorf("byte %d differs", off+int64(j))
+					return
+				}
+				select {
+				case <-end:
+					return
+				default:
+				}
+			}
+		})
+	}
+	rest := make([]byte, 100_000)
+	for i := range int64(100) {
+		off := still + i*4096
+		_, err := c.target.WriteAt(rest, off)
+		for _, f := range []func() error{
+			func() error { return c.target.Zero(off, 4096) },
+			func() error { return c.target.Trim(off+4096, 8192) },
+			func() error { return c.target.Reserve([]replica.Extent{{Offset: off, Length: 65536}}) },
+			func() error { return c.target.Resize(c.target.Size() + (c.grow-c.target.Size())/8/512*512) },
+			c.target.Sync,
+		} {
+			if err == nil {
+				err = f()
+			}
+		}
+		if err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(end)
+	readers.Wait()
 }
