@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"filippo.io/age"
@@ -118,9 +119,11 @@ type Archive struct {
 	log        *slog.Logger
 
 	refreshing sync.Mutex
+	doubted    atomic.Bool // the index was made anew because of a chunk that it didn't know
 
 	mu        sync.Mutex
 	manifests map[string]manifest // that were read, by object
+	unusable  map[string]error    // packs in the store whose directories can't be read, by object
 }
 
 // aboutObject names the object that says what archive is in a store: about as JSON.
@@ -236,7 +239,7 @@ func open(ctx context.Context, o Options, b about, secret []byte) (_ *Archive, e
 	a := &Archive{
 		store: o.Store, about: b, log: o.Log, times: usualTimes, packTarget: packTarget,
 		workers: o.Workers, requests: o.Requests,
-		manifests: make(map[string]manifest),
+		manifests: make(map[string]manifest), unusable: make(map[string]error),
 	}
 	if a.workers <= 0 {
 		a.workers = max(1, runtime.NumCPU()/2)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -38,16 +39,52 @@ func (a *Archive) locate(ids []ID) (places []place, missing []int, err error) {
 	return places, missing, err
 }
 
-// lookup is locate, and brings the index up to date if that doesn't know all: another process may have written the chunks, or moved them.
+// lookup is locate, and brings the index up to date if that doesn't know all: another process may have written the chunks, or moved
+// them. Before it says that they are nowhere, the index is made anew.
 func (a *Archive) lookup(ctx context.Context, ids []ID) (places []place, missing []int, err error) {
-	places, missing, err = a.locate(ids)
-	if errors.Is(err, errIndex) || err == nil && len(missing) > 0 {
+	for try := range 3 {
+		places, missing, err = a.locate(ids)
+		if err != nil && !errors.Is(err, errIndex) || err == nil && len(missing) == 0 || try == 2 {
+			break
+		}
+		if try == 1 {
+			a.doubt()
+		}
 		if err := a.refresh(ctx); err != nil {
 			return nil, nil, err
 		}
-		places, missing, err = a.locate(ids)
 	}
 	return places, missing, err
+}
+
+// doubt lets the next refresh make the index anew, once for each time that the archive is opened: bits of it that are others than they were can hide
+// chunks, and are seen by nobody.
+func (a *Archive) doubt() {
+	if !a.doubted.Swap(true) {
+		a.index.bad.Store(true)
+	}
+}
+
+// notThere is the error of a chunk that is in no pack.
+func (a *Archive) notThere(id ID) error {
+	reason := "it is in no pack"
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(a.unusable)) {
+		reason += "; " + a.unusable[name].Error()
+	}
+	return &DamageError{Object: "chunk " + id.String(), Reason: reason}
+}
+
+// usable notes whether a pack's directory could be read; nil: it could.
+func (a *Archive) usable(pack packName, damage error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if damage == nil {
+		delete(a.unusable, pack.object())
+		return
+	}
+	a.unusable[pack.object()] = damage
 }
 
 // readPack reads a range of a pack. It takes part in the limit of requests. What the pack doesn't have is a *DamageError.
@@ -97,7 +134,7 @@ func (a *Archive) fetch(ctx context.Context, ids []ID, give func(i int, chunk []
 		return err
 	}
 	if len(missing) > 0 {
-		return &DamageError{Object: "chunk " + ids[missing[0]].String(), Reason: "it is in no pack"}
+		return a.notThere(ids[missing[0]])
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(a.requests)
@@ -171,27 +208,41 @@ func (a *Archive) rescue(ctx context.Context, p place, why error) ([]byte, error
 		why = &DamageError{Object: p.pack.object(), Reason: why.Error()}
 	}
 	a.log.Warn("a chunk is not where it should be", "chunk", p.id, "error", why)
-	if err := a.reread(ctx, p.pack); err != nil {
-		return nil, err
-	}
-	var places []place
-	err := a.index.find([]ID{p.id}, func(_ int, p place) bool {
-		places = append(places, p)
-		return true
-	})
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range places {
-		record, err := a.readPack(ctx, p.pack, p.off, int64(p.stored))
-		if err != nil && !isDamage(err) {
+	var tried []place
+	for try := range 3 {
+		var places []place
+		err := a.index.find([]ID{p.id}, func(_ int, p place) bool {
+			places = append(places, p)
+			return true
+		})
+		if err != nil && !errors.Is(err, errIndex) {
 			return nil, err
 		}
-		if err != nil {
-			continue
+		for _, p := range places {
+			if slices.Contains(tried, p) {
+				continue
+			}
+			tried = append(tried, p)
+			record, err := a.readPack(ctx, p.pack, p.off, int64(p.stored))
+			if err != nil && !isDamage(err) {
+				return nil, err
+			}
+			if err != nil {
+				continue
+			}
+			if chunk, err := a.openRecord(nil, record, p.entry); err == nil {
+				return chunk, nil
+			}
 		}
-		if chunk, err := a.openRecord(nil, record, p.entry); err == nil {
-			return chunk, nil
+		switch try {
+		case 0:
+			err = a.reread(ctx, p.pack)
+		case 1:
+			a.doubt()
+			err = a.refresh(ctx)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	return nil, why
@@ -199,7 +250,7 @@ func (a *Archive) rescue(ctx context.Context, p place, why error) ([]byte, error
 
 // reread brings the index up to date with the store, and reads one pack's directory again.
 func (a *Archive) reread(ctx context.Context, pack packName) error {
-	if err := a.index.drop([]packName{pack}); err != nil {
+	if err := a.index.drop([]packName{pack}); err != nil && !errors.Is(err, errIndex) {
 		return err
 	}
 	return a.refresh(ctx)
@@ -209,6 +260,15 @@ func (a *Archive) reread(ctx context.Context, pack packName) error {
 func (a *Archive) refresh(ctx context.Context) error {
 	a.refreshing.Lock()
 	defer a.refreshing.Unlock()
+	err := a.reconcile(ctx)
+	if errors.Is(err, errIndex) {
+		err = a.reconcile(ctx)
+	}
+	return err
+}
+
+// reconcile is refresh for one caller at a time. An index that turns out to be damaged is made anew by the next one.
+func (a *Archive) reconcile(ctx context.Context) error {
 	if a.index.bad.Load() {
 		a.log.Warn("the archive's index is damaged; it is made anew")
 		if err := a.index.renew(); err != nil {
@@ -252,11 +312,14 @@ func (a *Archive) readDirectories(ctx context.Context, packs []packed) error {
 		p := &packs[i]
 		g.Go(func() (err error) {
 			p.entries, err = a.readDirectory(ctx, p.name, p.size)
-			if isDamage(err) {
-				a.log.Warn("a pack can't be used", "error", err)
-				return nil
+			if err != nil && !isDamage(err) {
+				return err
 			}
-			return err
+			a.usable(p.name, err)
+			if err != nil {
+				a.log.Warn("a pack can't be used", "error", err)
+			}
+			return nil
 		})
 	}
 	return g.Wait()

@@ -132,19 +132,13 @@ func (w *window) chunk(i int) []byte { return w.buf[i*grid.Chunk : min((i+1)*gri
 
 // requests plans how the window is filled, its beginning first. What lies nowhere is in requests that have failed already.
 func (w *window) requests(ctx context.Context, a *Archive) ([]*request, error) {
-	places, missing, err := a.locate(w.ids)
-	if err == nil && len(missing) > 0 {
-		if err := a.refresh(ctx); err != nil {
-			return nil, err
-		}
-		places, missing, err = a.locate(w.ids)
-	}
+	places, missing, err := a.lookup(ctx, w.ids)
 	if err != nil {
 		return nil, err
 	}
 	w.of = make([]*request, len(w.ids))
 	for _, i := range missing {
-		w.of[i] = &request{done: make(chan struct{}), err: notThere(w.ids[i])}
+		w.of[i] = &request{done: make(chan struct{}), err: a.notThere(w.ids[i])}
 		close(w.of[i].done)
 	}
 	list := planReads(places)
@@ -185,9 +179,4 @@ func (q *request) ready() bool {
 // wrongLength is the error of a chunk that is what its name says, and not what a tree is about.
 func wrongLength(id ID, got, want int) error {
 	return &DamageError{Object: "chunk " + id.String(), Reason: fmt.Sprintf("it has %d bytes, and the tree tells of %d", got, want)}
-}
-
-// notThere is the error of a chunk that is in no pack.
-func notThere(id ID) error {
-	return &DamageError{Object: "chunk " + id.String(), Reason: "it is in no pack"}
 }
