@@ -304,5 +304,3 @@ func (a *Archive) acquire(ctx context.Context) error {
 }
 
 func (a *Archive) release() { <-a.slots }
-
-var errNotBuilt = errors.New("not built yet")

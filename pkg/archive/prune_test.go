@@ -24,6 +24,7 @@ type shelf struct {
 	ahead   *atomic.Int64 // of the clock
 	options Options
 	truth   map[uint64]volume // by barrier
+	same    volume            // a part that no point changes
 }
 
 func newShelf() *shelf {
@@ -39,7 +40,7 @@ func (s *shelf) emptyStore() *storetest.Memory {
 // clone copies the store. Objects are put anew, in the order of their names.
 func (s *shelf) clone(t *testing.T) *shelf {
 	t.Helper()
-	out := &shelf{ahead: new(atomic.Int64), options: s.options, truth: s.truth}
+	out := &shelf{ahead: new(atomic.Int64), options: s.options, truth: s.truth, same: s.same}
 	out.memory = out.emptyStore()
 	for info, err := range s.memory.List(t.Context(), "") {
 		if err != nil {
@@ -71,8 +72,10 @@ func (s *shelf) fill(t *testing.T, random *rand.Rand, n int, chunks int64) {
 	v := make(volume, chunks*grid.Chunk+random.Int64N(grid.Chunk))
 	from := source("disk", v)
 	from.Changed = v.scribble(random, 30)
+	s.same = make(volume, 20*grid.Chunk)
+	s.same.scribble(random, 20)
 	for barrier := range uint64(n) {
-		p, err := commit(t.Context(), a, barrier+1, from, source("log", v[:barrier]))
+		p, err := commit(t.Context(), a, barrier+1, from, source("log", v[:barrier]), source("same", s.same))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,6 +103,9 @@ func (s *shelf) restore(t *testing.T, a *Archive) (barriers []uint64) {
 	}
 	for _, p := range points {
 		expect(t, a, *p.Part("disk"), s.truth[p.Barrier])
+		if same := p.Part("same"); same != nil {
+			expect(t, a, *same, s.same)
+		}
 		barriers = append(barriers, p.Barrier)
 	}
 	return barriers

@@ -15,6 +15,8 @@ import (
 type survey struct {
 	a     *Archive
 	packs map[packName]*packState // those that count; chunks that are in others alone are missing
+	// skip tells which places don't count; nil: all do.
+	skip func(place) bool
 	// doomed gets the chunks that are in condemned packs alone, and whether they are nodes; nil: nobody wants to know.
 	doomed map[ID]bool
 	// blame is told of a chunk that can't be had, and returns what the damage is called.
@@ -247,7 +249,7 @@ func (s *survey) places(ids []ID, level int) ([]place, error) {
 	out := make([]place, len(ids))
 	err := s.a.index.find(ids, func(i int, p place) bool {
 		pack := s.packs[p.pack]
-		if pack == nil || pack.condemned && out[i].stored > 0 {
+		if pack == nil || pack.condemned && out[i].stored > 0 || s.skip != nil && s.skip(p) {
 			return true
 		}
 		out[i] = p
