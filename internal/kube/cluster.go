@@ -10,17 +10,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	randv2 "math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/farshore/farshore/internal/child"
 )
 
 const (
@@ -46,7 +45,7 @@ type Cluster struct {
 
 	options Options
 	ca      *authority
-	servers []*server // in the order of their start
+	servers []*child.Program // in the order of their start
 	config  *rest.Config
 	client  *http.Client
 }
@@ -94,7 +93,7 @@ func (c *Cluster) prepare(bin string) (err error) {
 	}
 	var ports [3]string
 	for i := range ports {
-		if ports[i], err = freePort(); err != nil {
+		if ports[i], err = child.FreePort(); err != nil {
 			return err
 		}
 	}
@@ -126,7 +125,7 @@ func (c *Cluster) identities() (err error) {
 	return err
 }
 
-func (c *Cluster) layout(bin, port, client, peer string) []*server {
+func (c *Cluster) layout(bin, port, client, peer string) []*child.Program {
 	key := c.ca.path
 	etcd := []string{
 		"--name=default", "--data-dir=" + filepath.Join(c.options.Dir, "etcd"), "--log-level=error",
@@ -147,7 +146,7 @@ func (c *Cluster) layout(bin, port, client, peer string) []*server {
 		"--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
 		"--profiling=false", "--shutdown-delay-duration=0s", "--v=0",
 	}
-	servers := []*server{
+	servers := []*child.Program{
 		c.server(bin, "etcd", etcd),
 		c.server(bin, "kube-apiserver", apiserver),
 	}
@@ -161,8 +160,8 @@ func (c *Cluster) layout(bin, port, client, peer string) []*server {
 	return servers
 }
 
-func (c *Cluster) server(bin, name string, args []string) *server {
-	return &server{program: filepath.Join(bin, name), args: args, log: filepath.Join(c.options.Dir, name+".log")}
+func (c *Cluster) server(bin, name string, args []string) *child.Program {
+	return &child.Program{Path: filepath.Join(bin, name), Args: args, Log: filepath.Join(c.options.Dir, name+".log")}
 }
 
 // Config returns a client's configuration of an administrator, without the client's own limits on requests.
@@ -180,10 +179,10 @@ func (c *Cluster) Restart(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyLimit, fmt.Errorf("it is not ready after %s", readyLimit))
 	defer cancel()
 	for _, s := range c.servers {
-		if s.running() {
+		if s.Running() {
 			continue
 		}
-		if err := s.start(); err != nil {
+		if err := s.Start(); err != nil {
 			return fmt.Errorf("start cluster %s: %w", c.options.Name, err)
 		}
 	}
@@ -209,8 +208,8 @@ func (c *Cluster) wait(ctx context.Context, ready func() error) error {
 			return nil
 		}
 		for _, s := range c.servers {
-			if !s.running() {
-				return s.ended()
+			if !s.Running() {
+				return s.Ended()
 			}
 		}
 		select {
@@ -242,14 +241,14 @@ func (c *Cluster) get(ctx context.Context, path string) error {
 // there.
 func (c *Cluster) Kill() {
 	for i := range c.servers {
-		c.servers[len(c.servers)-1-i].kill()
+		c.servers[len(c.servers)-1-i].Kill()
 	}
 }
 
 // Stop asks every server to end, and kills what doesn't within some seconds. Restart starts them again.
 func (c *Cluster) Stop() {
 	for i := range c.servers {
-		c.servers[len(c.servers)-1-i].stop(stopLimit)
+		c.servers[len(c.servers)-1-i].Stop(stopLimit)
 	}
 }
 
@@ -257,7 +256,7 @@ func (c *Cluster) Stop() {
 func (c *Cluster) Logs(n int) string {
 	text := ""
 	for _, s := range c.servers {
-		text += fmt.Sprintf("--- %s of %s\n%s\n", s.name(), c.options.Name, s.tail(n))
+		text += fmt.Sprintf("--- %s of %s\n%s\n", s.Name(), c.options.Name, s.Tail(n))
 	}
 	return text
 }
@@ -281,25 +280,4 @@ func StartAll(ctx context.Context, options ...Options) ([]*Cluster, error) {
 		return nil, err
 	}
 	return clusters, nil
-}
-
-// given are the ports that this process's clusters have.
-var given sync.Map
-
-// freePort returns a port that nobody listens on, below those that the kernel gives to outgoing connections: one of them
-// could take it while the server is down.
-func freePort() (string, error) {
-	const first, last = 12000, 32000
-	for range 1000 {
-		port := first + randv2.IntN(last-first)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		_ = l.Close() // nobody was connected
-		if _, taken := given.LoadOrStore(port, true); !taken {
-			return fmt.Sprint(port), nil
-		}
-	}
-	return "", errors.New("no port is free")
 }

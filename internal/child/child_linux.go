@@ -1,8 +1,8 @@
-package kube
+package child
 
 import "syscall"
 
-// attributes keep the terminal's signals from a server, and let the kernel kill it when this process is gone.
+// attributes keep the terminal's signals from a program, and let the kernel kill it when this process is gone.
 func attributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

@@ -1,8 +1,8 @@
 //go:build unix && !linux
 
-package kube
+package child
 
 import "syscall"
 
-// attributes keep the terminal's signals from a server.
+// attributes keep the terminal's signals from a program.
 func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
