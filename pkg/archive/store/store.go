@@ -49,7 +49,7 @@ var (
 func ValidName(name string) error {
 	for part := range strings.SplitSeq(name, "/") {
 		if !validPart(part) {
-			return fmt.Errorf("%q can't name an object: parts are lower-case letters, digits, '-', '_', and '.' behind one of them", name)
+			return lasting{fmt.Errorf("%q can't name an object: parts are lower-case letters, digits, '-', '_', and '.' behind one of them", name)}
 		}
 	}
 	return nil
