@@ -27,7 +27,7 @@ A first look, on this machine alone:  farshore demo`,
 		Args:    noSubcommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(statusCommand(), pointsCommand(), markCommand(), replayCommand(), verifyCommand(), releaseCommand(), objectsCommand(), busCommand(), demoCommand(), versionCommand())
+	root.AddCommand(statusCommand(), pointsCommand(), markCommand(), replayCommand(), verifyCommand(), releaseCommand(), objectsCommand(), archiveCommand(), busCommand(), demoCommand(), versionCommand())
 	return root
 }
 

@@ -92,7 +92,7 @@ func TestCheckNamesDamage(t *testing.T) {
 					t.Error("nothing is found")
 				}
 				for _, d := range c.Damaged {
-					if d.Object != info.Name && d.Object != missingPacks || d.Reason == "" {
+					if d.Object != info.Name && (d.Object != missingPacks || damage != nil) || d.Reason == "" {
 						t.Errorf("%+v, and %s was damaged", d, info.Name)
 					}
 				}
