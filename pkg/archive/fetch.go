@@ -57,10 +57,10 @@ func (a *Archive) lookup(ctx context.Context, ids []ID) (places []place, missing
 	return places, missing, err
 }
 
-// doubt lets the next refresh make the index anew, once for each time that the archive is opened: bits of it that are others than they were can hide
-// chunks, and are seen by nobody.
+// doubt lets the next refresh make the index anew, once for each time that the archive is opened, and not if that was done then: bits of it
+// that are others than they were can hide chunks, and are seen by nobody.
 func (a *Archive) doubt() {
-	if !a.doubted.Swap(true) {
+	if !a.doubted.Swap(true) && !a.index.new.Load() {
 		a.index.bad.Store(true)
 	}
 }

@@ -37,6 +37,7 @@ type index struct {
 	mu  sync.RWMutex // held shared by who uses db
 	db  *bolt.DB     // nil: it could not be made anew
 	bad atomic.Bool  // it turned out to be damaged
+	new atomic.Bool  // it was empty when it was opened
 }
 
 // place is where a chunk lies.
@@ -117,9 +118,11 @@ func (x *index) open() error {
 			}
 			want := []byte(indexFormat + x.archive)
 			meta := tx.Bucket(metaBucket)
-			if got := meta.Get(metaKey); got != nil && !bytes.Equal(got, want) {
+			got := meta.Get(metaKey)
+			if k, _ := tx.Bucket(packsBucket).Cursor().First(); !bytes.Equal(got, want) && (got != nil || k != nil) {
 				return fmt.Errorf("%s is of another archive", x.name)
 			}
+			x.new.Store(got == nil)
 			return meta.Put(metaKey, want)
 		})
 		return err

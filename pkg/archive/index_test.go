@@ -1,0 +1,174 @@
+package archive
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/farshore/farshore/internal/grid"
+	"github.com/farshore/farshore/pkg/archive/store/storetest"
+)
+
+// A cache that is lost, cut, altered, of another archive, or behind the store costs nothing but time.
+func TestCacheThatIsNoGood(t *testing.T) {
+	t.Parallel()
+	random := newRandom(t)
+	mem := new(storetest.Memory)
+	v := make(volume, 300*grid.Chunk)
+	v.scribble(random, 300)
+
+	cache := t.TempDir()
+	file := filepath.Join(cache, indexFile)
+	open := func(cache string) *Archive {
+		a, err := Create(t.Context(), Options{Store: mem, Group: "bank", Cache: cache, Workers: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.packTarget = 20 * grid.Chunk
+		return a
+	}
+	shut := func(a *Archive) {
+		if err := a.Close(); err != nil && !errors.Is(err, errIndex) {
+			t.Fatal(err)
+		}
+	}
+	a := open(cache)
+	p, err := commit(t.Context(), a, 1, source("disk", v))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shut(a)
+	early, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a = open(cache)
+	v.scribble(random, 40)
+	if p, err = commit(t.Context(), a, 1, source("disk", v)); err != nil {
+		t.Fatal(err)
+	}
+	shut(a)
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := t.TempDir()
+	b, err := Create(t.Context(), Options{Store: new(storetest.Memory), Group: "bank", Cache: other})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shut(b)
+	foreign, err := os.ReadFile(filepath.Join(other, indexFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	caches := map[string][]byte{
+		"behind":  early,
+		"foreign": foreign,
+		"empty":   {},
+		"garbage": bytes.Repeat([]byte("garbage "), 10000),
+		"cut":     good[:len(good)/2],
+	}
+	for name, content := range caches {
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a := open(cache)
+		expect(t, a, p.Parts[0], v)
+		again, err := commit(t.Context(), a, 2, source("disk", v))
+		if err != nil || again.Added != 0 {
+			t.Errorf("%s: %d bytes are stored again: %v", name, again.Added, err)
+		}
+		shut(a)
+	}
+
+	for range 10 {
+		bad := bytes.Clone(good)
+		for range 1 + random.IntN(30) {
+			bad[random.IntN(len(bad))] ^= 1 << random.IntN(8)
+		}
+		if err := os.WriteFile(file, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a := open(cache)
+		expect(t, a, p.Parts[0], v)
+		again, err := commit(t.Context(), a, 2, source("disk", v))
+		if errors.Is(err, errIndex) { // found by the run; the next one has a new index
+			again, err = commit(t.Context(), a, 2, source("disk", v))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, a, again.Parts[0], v)
+		shut(a)
+	}
+}
+
+// Who comes second doesn't wait for the cache.
+func TestCacheInUse(t *testing.T) {
+	t.Parallel()
+	mem, cache := new(storetest.Memory), t.TempDir()
+	first, second := testArchive(t, mem, Options{Cache: cache}), testArchive(t, mem, Options{Cache: cache})
+	v := volume(bytes.Repeat([]byte("in use"), grid.Chunk))
+	p, err := commit(t.Context(), first, 1, source("disk", v))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, second, p.Parts[0], v)
+}
+
+// Packs that another process wrote, or wrote anew, are found when they are needed.
+func TestPacksOfOthers(t *testing.T) {
+	t.Parallel()
+	mem := new(storetest.Memory)
+	a, b := testArchive(t, mem, Options{}), testArchive(t, mem, Options{})
+	v := make(volume, 20*grid.Chunk)
+	v.scribble(newRandom(t), 40)
+	p, err := commit(t.Context(), a, 1, source("disk", v))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, b, p.Parts[0], v)
+	old, err := a.listPacks(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// b writes the packs anew, with their records in another order.
+	w := b.newPacker()
+	g, ctx := w.begin(t.Context())
+	for _, pack := range old {
+		entries, err := b.readDirectory(ctx, pack.name, pack.size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		off := int64(packHeader)
+		for _, e := range entries {
+			record, err := b.readPack(ctx, pack.name, off, int64(e.stored))
+			if err != nil {
+				t.Fatal(err)
+			}
+			off += int64(e.stored)
+			if err := w.put(ctx, &w.data, record, e); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, pack := range old {
+		if err := mem.Delete(t.Context(), pack.name.object()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(t, a, p.Parts[0], v)
+	if again, err := commit(t.Context(), a, 2, source("disk", v)); err != nil || again.Added != 0 {
+		t.Errorf("%d bytes are stored again: %v", again.Added, err)
+	}
+}
