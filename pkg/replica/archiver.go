@@ -15,9 +15,8 @@ import (
 type Archiver interface {
 	// Wanted tells whether the replicas are to stop at a commit on their way.
 	Wanted(c Commit) bool
-	// Reached is called between two commits, with the set whole at one: after each that it was advanced to, at the start, and
-	// again and again while there is no next one.
-	// The replicas wait for it. It may take a Snapshot.
+	// Reached is called between two commits, with the set whole at one: at the start, after each that it was advanced to, and again
+	// while it stays there. The replicas wait for it. It may take a Snapshot.
 	Reached(ctx context.Context, s *Set)
 	// Needs returns a barrier whose commit, and the history behind it, the retention must not trim; 0: all may be trimmed. Mirrors that
 	// are full are trimmed all the same.
