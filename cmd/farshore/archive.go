@@ -16,10 +16,10 @@ import (
 
 	"github.com/farshore/farshore/cmd/farshore/internal/human"
 	"github.com/farshore/farshore/cmd/farshore/internal/progress"
+	"github.com/farshore/farshore/cmd/internal/archives"
 	"github.com/farshore/farshore/cmd/internal/cluster"
 	"github.com/farshore/farshore/cmd/internal/daemon"
 	"github.com/farshore/farshore/pkg/archive"
-	"github.com/farshore/farshore/pkg/archive/store"
 	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
 )
@@ -60,22 +60,16 @@ func (v *vault) open(ctx context.Context) (a *archive.Archive, g *group.Group, a
 	if g, err = daemon.LoadGroup(v.group); err != nil {
 		return nil, nil, false, err
 	}
-	described := g.Spec.Recovery.Archive
-	if described == nil {
+	if g.Spec.Recovery.Archive == nil {
 		return nil, nil, false, daemon.Usagef("group %s has no archive: its document has no spec.recovery.archive", g.Metadata.Name)
 	}
 	identities, err := cluster.Identities(v.identities)
 	if err != nil {
 		return nil, nil, false, daemon.Usagef("--identity: %w", err)
 	}
-	var closed error // why the document's identities are not known
-	if described.Identities != "" {
-		own, err := cluster.Identities([]string{described.Identities})
-		identities, closed = append(identities, own...), err
-	}
 	a, err = openArchive(ctx, g, identities)
 	if errors.Is(err, archive.ErrKey) {
-		err = fmt.Errorf("%w; name one with --identity", errors.Join(err, closed))
+		err = fmt.Errorf("%w; name one with --identity", err)
 	}
 	return a, g, asJSON, err
 }
@@ -90,13 +84,16 @@ func (v *vault) use(cmd *cobra.Command, do func(ctx context.Context, a *archive.
 	return errors.Join(err, a.Close())
 }
 
-// openArchive opens the group's archive.
+// patience is how long a command waits for an object store that is out of reach.
+const patience = 30 * time.Second
+
+// openArchive opens the group's archive with identities beside the document's. What is known of its packs is kept in the user's cache directory.
 func openArchive(ctx context.Context, g *group.Group, identities []age.Identity) (*archive.Archive, error) {
-	dir, err := store.NewDir(filepath.Join(g.ArchiveDirectory(), g.Metadata.Name))
-	if err != nil {
-		return nil, err
+	o := archives.Options{Identities: identities, Patience: patience}
+	if dir, err := os.UserCacheDir(); err == nil {
+		o.Cache = filepath.Join(dir, "farshore", "archives", g.Metadata.Name)
 	}
-	return archive.Open(ctx, archive.Options{Store: dir, Group: g.Metadata.Name, Identities: identities})
+	return archives.Open(ctx, g, o)
 }
 
 // stages show the progress of something that has several, one display for each.

@@ -22,6 +22,7 @@ import (
 func archiveDocument(t *testing.T, more string) (doc, dir string) {
 	t.Helper()
 	at := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	doc = document(t, nowhere, nowhere)
 	text, err := os.ReadFile(doc)
 	if err != nil {
