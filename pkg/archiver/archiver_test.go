@@ -1,15 +1,27 @@
 package archiver_test
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"filippo.io/age"
 
 	"github.com/farshore/farshore/internal/grid"
+	"github.com/farshore/farshore/pkg/archive/store"
+	"github.com/farshore/farshore/pkg/archive/store/storetest"
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/replica"
+	"github.com/farshore/farshore/pkg/replica/replicatest"
 )
 
 const size = 40*grid.Chunk + 512
@@ -70,12 +82,8 @@ func TestLabeledCommits(t *testing.T) {
 	r.Fill(3, 3, "a", journal.Objects)
 	r.start()
 	r.archived(labels...)
-	var want []uint64
-	for _, c := range labels {
-		want = append(want, c.Token.Barrier)
-	}
-	if got := r.verify(); !slices.Equal(got, want) {
-		t.Errorf("archived are %v, want %v", got, want)
+	if got := r.verify(); !slices.Equal(got, barriers(labels)) {
+		t.Errorf("archived are %v, want %v", got, barriers(labels))
 	}
 	if s := r.archiver.Status(); s.Problem != "" || len(s.Lost) > 0 {
 		t.Errorf("the status says %+v", s)
@@ -98,5 +106,253 @@ func TestInterval(t *testing.T) {
 	r.archived(second)
 	if got := r.verify(); !slices.Equal(got, []uint64{first.Token.Barrier, second.Token.Barrier}) {
 		t.Errorf("archived are %v", got)
+	}
+}
+
+// A store that hangs holds up nothing but the archive: the replicas go on, and labelled commits that they pass meanwhile are built
+// from the journal afterwards.
+func TestPassedWhileTheStoreHangs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.spec.Every = 0
+	r.seeded("a", size)
+	r.seeded("b", size/2)
+	r.Objects()
+	release := make(chan struct{})
+	var once sync.Once
+	hung := make(chan struct{})
+	r.store.On(func(op storetest.Op) *storetest.Fault {
+		if op.Kind == "Put" && strings.HasPrefix(op.Name, "packs/") {
+			once.Do(func() { close(hung) })
+			<-release
+		}
+		return nil
+	})
+	r.start()
+	parts := []string{"a", "b", journal.Objects}
+	r.Fill(1, 3, parts...)
+	labels := []*events.Commit{r.Cut("first")}
+	<-hung
+	for i := range 4 {
+		if i == 2 {
+			if err := r.Resize("a", size+3*grid.Chunk+1024); err != nil {
+				t.Fatal(err)
+			}
+			r.seeded("c", size/4) // joins
+			r.Leave("b")
+			parts = []string{"a", "c", journal.Objects}
+		}
+		r.Fill(2, 3, parts...)
+		labels = append(labels, r.Cut(fmt.Sprintf("passed-%d", i)))
+	}
+	r.AppliedTo(r.Fill(1, 3, parts...))
+	if s := r.archiver.Status(); s.Running == nil || s.Running.Point.Barrier != labels[0].Token.Barrier || s.Waiting < 4 || s.Points > 0 {
+		t.Errorf("the status says %+v", s)
+	}
+	close(release)
+	r.archived(labels...)
+	if got := r.verify(); !slices.Equal(got, barriers(labels)) {
+		t.Errorf("archived are %v, want %v", got, barriers(labels))
+	}
+	if _, err := os.Stat(filepath.Join(r.Dir(), "archive-build")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what points were built in is left: %v", err)
+	}
+}
+
+func barriers(commits []*events.Commit) (out []uint64) {
+	for _, c := range commits {
+		out = append(out, c.Token.Barrier)
+	}
+	return out
+}
+
+// Whatever operation of the store is the last one of a process, the next one archives what was to be archived, and no point is wrong.
+func TestDeathAtEveryOperation(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.spec.Every = 0
+	r.seeded("a", size)
+	r.Objects()
+	var labels []*events.Commit
+	for n := 1; ; n++ {
+		for _, after := range []bool{false, true} {
+			r.store.On(storetest.DieAt(n, after))
+			r.start()
+			r.Fill(1, 2, "a", journal.Objects)
+			labels = append(labels, r.Cut(fmt.Sprintf("live-%d-%v", n, after)))
+			r.Fill(1, 2, "a", journal.Objects)
+			labels = append(labels, r.Cut(fmt.Sprintf("next-%d-%v", n, after)))
+			r.AppliedTo(r.Fill(1, 1, "a", journal.Objects))
+			replicatest.Eventually(t, "the store is gone, or all is archived", func() error {
+				if len(r.store.Ops()) <= n && r.archiver.Status().Waiting > 0 {
+					return errors.New("it is not")
+				}
+				return nil
+			})
+			r.end()
+		}
+		survived := len(r.store.Ops()) < n
+		if testing.Short() {
+			n += 4
+		}
+		r.store.On(nil)
+		r.start()
+		r.archived(labels...)
+		r.end()
+		if survived || n > 60 {
+			t.Logf("%d operations", n)
+			break
+		}
+	}
+	if got := r.verify(); !slices.Equal(got, barriers(labels)) {
+		t.Errorf("archived are %v, want %v", got, barriers(labels))
+	}
+}
+
+// What lasts is a condition that says what to do; when it is over archiving goes on, with what was labelled meanwhile.
+func TestLastingFailures(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.seeded("a", size)
+	r.start()
+	r.archived(r.Fill(1, 2, "a"))
+	var labels []*events.Commit
+	for _, failure := range []error{store.ErrDenied, store.ErrNoBucket, store.ErrClockSkew} {
+		r.store.On(func(op storetest.Op) *storetest.Fault { return &storetest.Fault{Before: failure} })
+		r.Fill(1, 2, "a")
+		labels = append(labels, r.Cut("during "+failure.Error()))
+		last := r.Fill(1, 2, "a")
+		r.AppliedTo(last)
+		s := r.StatusWhere("the condition tells of "+failure.Error(), func(s *group.Status) bool {
+			c := replicatest.Condition(s, group.ConditionArchive)
+			return !c.OK && strings.Contains(c.Message, failure.Error()) && s.Phase == group.PhaseFollowing
+		})
+		if s.Archive == nil || s.Archive.Newest == nil || s.Archive.Points == 0 {
+			t.Errorf("the status forgot the archive: %+v", s.Archive)
+		}
+		r.store.On(nil)
+		r.archived(labels...)
+		r.StatusWhere("all is well again", func(s *group.Status) bool { return replicatest.Condition(s, group.ConditionArchive).OK })
+	}
+	r.verify()
+}
+
+// A labelled commit whose history goes before it is archived is named, and the archive goes on without it.
+func TestHistoryGone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.spec.Every = 0
+	r.seeded("a", size)
+	r.start()
+	first := r.Cut("first")
+	r.archived(first)
+	r.store.On(func(op storetest.Op) *storetest.Fault { return &storetest.Fault{Before: storetest.ErrInjected} })
+	r.Fill(1, 2, "a")
+	hole := r.Stored("a")
+	lost := r.Cut("lost")
+	r.AppliedTo(r.Fill(1, 2, "a"))
+	r.DeleteFromMirror("a", hole)
+	r.store.On(nil)
+	s := r.StatusWhere("the lost point is named", func(s *group.Status) bool {
+		return s.Archive != nil && len(s.Archive.Lost) == 1 && strings.Contains(replicatest.Condition(s, group.ConditionArchive).Message, `"lost"`)
+	})
+	if s.Archive.Lost[0].Barrier != lost.Token.Barrier || s.Archive.Waiting != 0 {
+		t.Errorf("the status says %+v", s.Archive)
+	}
+	next := r.Cut("next")
+	r.archived(next)
+	if got := r.verify(); !slices.Equal(got, []uint64{first.Token.Barrier, next.Token.Barrier}) {
+		t.Errorf("archived are %v", got)
+	}
+}
+
+// The journal of a new generation leads on from an archived point, or it doesn't; either way the next point is right.
+func TestGenerations(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.seeded("a", size)
+	r.seeded("b", size/2)
+	r.Objects()
+	r.Capturer("a")
+	r.start()
+	parts := []string{"a", "b", journal.Objects}
+	c := r.Fill(2, 3, parts...)
+	r.archived(c)
+	if err := r.Frame("a", 8); err != nil { // is lost
+		t.Fatal(err)
+	}
+	r.RenewOn("a", c)
+	r.Fill(2, 3, parts...)
+	c = r.Cut("renewed")
+	r.archived(c)
+	r.RenewOn("a", nil)
+	r.RenewObjectsOn(c)
+	r.Fill(2, 3, parts...)
+	c = r.Cut("blank")
+	r.archived(c)
+	r.verify()
+}
+
+// History stays as long as a labelled commit needs it, and goes when that is archived.
+func TestRetentionWaits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.spec.Every, r.Retention = 0, 3*time.Second
+	r.change = func(o *replica.FollowerOptions) { o.RetentionEvery = 20 * time.Millisecond }
+	r.seeded("a", size)
+	r.start()
+	r.archived(r.Cut("first"))
+	r.store.On(func(op storetest.Op) *storetest.Fault { return &storetest.Fault{Before: storetest.ErrInjected} })
+	r.Fill(2, 2, "a")
+	waits := r.Cut("waits")
+	last := r.Fill(20, 2, "a")
+	r.AppliedTo(last)
+	oldest := func(s *group.Status) uint64 { return s.Oldest.Barrier }
+	for range 3 { // a few rounds of the retention
+		at := time.Now()
+		s := r.StatusWhere("the status is new", func(s *group.Status) bool { return s.Time.After(at) })
+		if oldest(s) >= waits.Token.Barrier {
+			t.Fatalf("history was trimmed to %d, before %d was archived", oldest(s), waits.Token.Barrier)
+		}
+	}
+	r.store.On(nil)
+	r.archived(waits)
+	r.Fill(1, 1, "a")
+	r.StatusWhere("history is trimmed", func(s *group.Status) bool { return oldest(s) > waits.Token.Barrier })
+	r.verify()
+}
+
+// The document's changes take effect while all goes on.
+func TestDocumentChanges(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.spec.Every, r.spec.Labeled = 1<<50, false
+	r.seeded("a", size)
+	first := r.Fill(1, 2, "a")
+	r.start()
+	r.archived(first)
+	r.AppliedTo(r.Fill(2, 2, "a"))
+	if got := r.verify(); len(got) != 1 {
+		t.Errorf("archived are %v", got)
+	}
+	r.spec.Every = group.Duration(time.Second)
+	r.archiver.Update(r.document())
+	r.archived(r.Fill(1, 2, "a"))
+	none := r.document()
+	none.Spec.Recovery.Archive = nil
+	r.archiver.Update(none)
+	replicatest.Eventually(t, "there is no archive", func() error {
+		if r.archiver.Status() != nil || r.archiver.Needs() != 0 {
+			return errors.New("there is")
+		}
+		return nil
+	})
+	r.AppliedTo(r.Fill(2, 2, "a"))
+	before := len(r.verify())
+	opens := r.opens.Load()
+	r.archiver.Update(r.document())
+	r.archived(r.Fill(1, 2, "a"))
+	if r.opens.Load() != opens+1 || len(r.verify()) <= before {
+		t.Errorf("the archive was opened %d times", r.opens.Load())
 	}
 }
