@@ -30,7 +30,7 @@ func command() *cobra.Command {
 		Short: "Rebuild the volumes and objects of a protection group",
 		Long: `Applier mirrors the streams of a protection group at the DR site and rebuilds its volumes from them, always at a
 commit: what it has is what all volumes held at one instant. It publishes how far behind it is for "farshore status" and
-keeps the history that "farshore replay" needs. Run one per group, at the DR site; a second one waits until the first is gone.
+keeps the history that "farshore replay" needs, and points of the group in an archive where the document has one. Run one per group, at the DR site; a second one waits until the first is gone.
 Where the document gives no URL for the DR site, applier runs the site's NATS server.
 
 Where the document captures objects, applier keeps them at the DR site's API server, too, in a form that doesn't act, until
@@ -64,6 +64,11 @@ func run(ctx context.Context, env *daemon.Env, api cluster.Flags) error {
 	if a != nil {
 		o.Applied, o.Objects = a.want, a.rebuild.Status
 	}
+	archiving, err := newArchiver(env, site)
+	if err != nil {
+		return err
+	}
+	o.Archiver = archiving
 	f, err := replica.NewFollower(o)
 	if err != nil {
 		return err
@@ -82,8 +87,17 @@ func run(ctx context.Context, env *daemon.Env, api cluster.Flags) error {
 		return release.Serve(ctx, site.Conn(), env.Group.Metadata.Name, withoutObjects(env.Group))
 	})
 	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-working:
+		}
+		return archiving.Run(ctx, f)
+	})
+	g.Go(func() error {
 		return env.Follow(ctx, func(changed *group.Group) error {
 			f.Update(changed)
+			archiving.Update(changed)
 			if a != nil {
 				a.update(changed)
 			}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,16 +44,15 @@ func TestEveryPointIsTheTruth(t *testing.T) {
 			r.seeded("b", size/2)
 			r.Objects()
 			r.start()
-			var last *events.Commit
-			for range 15 {
-				last = r.Fill(3, 2, "a", "b", journal.Objects)
+			for round := range 30 {
+				c := r.Fill(1+round%3, 3, "a", "b", journal.Objects)
+				r.archived(c)
+				if round%10 == 0 {
+					r.AppliedTo(c)
+				}
 			}
-			r.archived(last)
-			r.AppliedTo(last)
-			points := r.verify()
-			t.Logf("points: %v", points)
-			if len(points) < 2 {
-				t.Errorf("only %v were archived", points)
+			if points := r.verify(); len(points) < 30 {
+				t.Errorf("archived are %v", points)
 			}
 		})
 	}
@@ -166,47 +166,72 @@ func barriers(commits []*events.Commit) (out []uint64) {
 	return out
 }
 
-// Whatever operation of the store is the last one of a process, the next one archives what was to be archived, and no point is wrong.
+// dieAt returns a hook that lets the n-th operation be the last one, counted from the beginning of the first run; n below 1 is before that.
+func dieAt(n int, after bool) func(storetest.Op) *storetest.Fault {
+	var first atomic.Int64
+	return func(op storetest.Op) *storetest.Fault {
+		if op.Kind == "Put" && strings.HasPrefix(op.Name, "runs/") {
+			first.CompareAndSwap(0, int64(op.N))
+		}
+		if first.Load() == 0 {
+			return nil
+		}
+		return storetest.DieAt(int(first.Load())+n-1, after)(op)
+	}
+}
+
+// [I] Whatever operation of the store is the last one of a process, the next one archives what was to be archived, and no point is wrong.
 func TestDeathAtEveryOperation(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.spec.Every = 0
-	r.seeded("a", size)
-	r.Objects()
-	var labels []*events.Commit
-	for n := 1; ; n++ {
-		for _, after := range []bool{false, true} {
-			r.store.On(storetest.DieAt(n, after))
+	const lanes = 4 // each has every fourth operation
+	for lane := range lanes {
+		t.Run(fmt.Sprint(lane), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.spec.Every = 0
+			r.seeded("a", size)
+			r.Objects()
 			r.start()
-			r.Fill(1, 2, "a", journal.Objects)
-			labels = append(labels, r.Cut(fmt.Sprintf("live-%d-%v", n, after)))
-			r.Fill(1, 2, "a", journal.Objects)
-			labels = append(labels, r.Cut(fmt.Sprintf("next-%d-%v", n, after)))
-			r.AppliedTo(r.Fill(1, 1, "a", journal.Objects))
-			replicatest.Eventually(t, "the store is gone, or all is archived", func() error {
-				if len(r.store.Ops()) <= n && r.archiver.Status().Waiting > 0 {
-					return errors.New("it is not")
-				}
-				return nil
-			})
+			labels := []*events.Commit{r.Cut("first")}
+			r.archived(labels...)
 			r.end()
-		}
-		survived := len(r.store.Ops()) < n
-		if testing.Short() {
-			n += 4
-		}
-		r.store.On(nil)
-		r.start()
-		r.archived(labels...)
-		r.end()
-		if survived || n > 60 {
-			t.Logf("%d operations", n)
-			break
-		}
+			for n, died := 1+lane, true; died; n += lanes {
+				died = false
+				for _, after := range []bool{false, true} {
+					more, dead := r.dies(n, after)
+					labels, died = append(labels, more...), died || dead
+				}
+				r.store.On(nil)
+				r.start()
+				r.archived(labels...)
+				r.end()
+			}
+			if got := r.verify(); !slices.Equal(got, barriers(labels)) {
+				t.Errorf("archived are %v, want %v", got, barriers(labels))
+			}
+		})
 	}
-	if got := r.verify(); !slices.Equal(got, barriers(labels)) {
-		t.Errorf("archived are %v, want %v", got, barriers(labels))
+}
+
+// dies lets an applier work on two labelled commits until its store dies, or all is done.
+func (r *rig) dies(n int, after bool) (labels []*events.Commit, died bool) {
+	r.store.On(dieAt(n, after))
+	r.start()
+	defer r.end()
+	for range 2 { // the second one may be passed
+		r.Fill(1, 2, "a", journal.Objects)
+		labels = append(labels, r.Cut(fmt.Sprintf("%d-%v", n, after)))
 	}
+	r.AppliedTo(r.Fill(1, 1, "a", journal.Objects))
+	replicatest.Eventually(r.t, "the store is gone, or all is archived", func() error {
+		s := r.archiver.Status()
+		if s.Problem == "" && (s.Waiting > 0 || s.Running != nil) {
+			return fmt.Errorf("the status is %+v", s)
+		}
+		died = s.Problem != ""
+		return nil
+	})
+	return labels, died
 }
 
 // What lasts is a condition that says what to do; when it is over archiving goes on, with what was labelled meanwhile.

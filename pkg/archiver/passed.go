@@ -104,14 +104,27 @@ func gone(err error) bool {
 		errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, errStalled)
 }
 
-// tried notes that the journal does not lead to a commit. A mirror may be mended, so that counts only when it was found a few times.
-func (a *Archiver) tried(c replica.Commit, err error) {
-	a.mu.Lock()
+// try returns how often a commit was tried to be built; a.mu is held.
+func (a *Archiver) try(c replica.Commit) *try {
 	t := a.tries[c.Barrier]
 	if t == nil {
 		t = new(try)
 		a.tries[c.Barrier] = t
 	}
+	return t
+}
+
+// postpone lets others go before a commit that could not be built.
+func (a *Archiver) postpone(c replica.Commit) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.try(c).next = time.Now().Add(2 * a.pause())
+}
+
+// tried notes that the journal does not lead to a commit. A mirror may be mended, so that counts only when it was found a few times.
+func (a *Archiver) tried(c replica.Commit, err error) {
+	a.mu.Lock()
+	t := a.try(c)
 	t.n++
 	t.next = time.Now().Add(a.o.Retry << t.n)
 	lost := t.n >= mostTries

@@ -84,14 +84,19 @@ func (a *Archiver) problem(kind, message string) {
 	a.problems[kind] = message
 }
 
+// pause returns how long nothing is tried after the next failure; a.mu is held.
+func (a *Archiver) pause() time.Duration {
+	return min(a.o.Retry<<min(a.failures, 20), retryTimes*a.o.Retry)
+}
+
 // failed notes that nothing could be archived, and waits before the next attempt.
 func (a *Archiver) failed(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
 	a.mu.Lock()
+	pause := a.pause()
 	a.failures++
-	pause := min(a.o.Retry<<min(a.failures-1, 20), retryTimes*a.o.Retry)
 	var damage *archive.DamageError
 	if errors.As(err, &damage) { // in what was to be gone on from: the next attempt reads everything
 		for _, p := range a.points {

@@ -109,7 +109,11 @@ func (w *worker) once(ctx context.Context) error {
 		return err
 	}
 	if c, ok := w.passed(); ok {
-		return w.build(ctx, c)
+		err := w.build(ctx, c)
+		if err != nil {
+			w.postpone(c)
+		}
+		return err
 	}
 	h, ok := w.awaitSnapshot(ctx)
 	if !ok {
