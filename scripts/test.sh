@@ -87,6 +87,9 @@ go_files() { find . -name '*.go' -not -path './bin/*' -not -path './out/*'; }
 # kubernetes builds the Kubernetes servers into the cache before tests wait for them; about 5 minutes, once.
 kubernetes() { "$GO" run ./internal/kube/build; }
 
+# archive_tools builds MinIO, versitygw and restic into the cache before tests wait for them; about 5 minutes, once.
+archive_tools() { "$GO" run ./internal/s3rig/build; }
+
 foreign_tools() {
 	local missing=() packages=() entry
 	for entry in "${FOREIGN[@]}"; do
@@ -232,6 +235,7 @@ all)
 	section "go mod tidy" tidy
 	section "build" build
 	section "kubernetes" kubernetes
+	section "object stores and restic" archive_tools
 	race=$(race)
 	[ -n "$race" ] || not_run+=("race detector: no C compiler")
 	go_test "unit tests" ${race:+"$race"} -timeout 20m $(unit_packages)

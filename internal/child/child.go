@@ -89,6 +89,9 @@ func (p *Program) Kill() {
 	}
 }
 
+// Pid is the id of the process; it was started.
+func (p *Program) Pid() int { return p.cmd.Process.Pid }
+
 // Signal sends a signal to the program, if it runs.
 func (p *Program) Signal(s syscall.Signal) {
 	if p.Running() {

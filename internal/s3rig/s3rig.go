@@ -3,6 +3,7 @@
 package s3rig
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -103,7 +104,28 @@ func (s *Server) Bucket(name string) store.S3Options {
 func (s *Server) Kill() { s.program.Kill() }
 
 // Freeze stops the store's process where it is: connections stay, and nobody answers. Thaw lets it go on.
-func (s *Server) Freeze() { s.program.Signal(syscall.SIGSTOP) }
+func (s *Server) Freeze() {
+	s.t.Helper()
+	s.program.Signal(syscall.SIGSTOP)
+	// Its threads stop one by one, some time after the signal was sent.
+	tasks := fmt.Sprintf("/proc/%d/task/*/stat", s.program.Pid())
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		threads, _ := filepath.Glob(tasks)
+		stopped := 0
+		for _, name := range threads {
+			if stat, err := os.ReadFile(name); err == nil && bytes.Contains(stat, []byte(") T ")) {
+				stopped++
+			}
+		}
+		if len(threads) > 0 && stopped == len(threads) {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s was sent SIGSTOP, and %d of its %d threads have stopped", s.program.Name(), stopped, len(threads))
+		}
+		<-time.After(time.Millisecond)
+	}
+}
 
 // Thaw ends what Freeze began.
 func (s *Server) Thaw() { s.program.Signal(syscall.SIGCONT) }

@@ -47,7 +47,7 @@ func response(err error) minio.ErrorResponse {
 
 // failed says what was done to which object, what an error of the server means, and what to do.
 func (s *S3) failed(ctx context.Context, verb, name string, err error) error {
-	what := fmt.Sprintf("%s %s in %s", verb, name, s)
+	what := strings.Replace(verb+" "+name+" in "+s.String(), "  ", " ", 1) // a listing may be of everything
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("%s: %w", what, cause)
 	}
@@ -96,7 +96,8 @@ func (s *S3) meaning(err error) (sentinel error, hint string) {
 			return errPermanent, fmt.Sprintf(": set the region to %s", r.Region)
 		}
 		return errPermanent, ": set the region, and the endpoint, that the bucket is in"
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidTokenId", "InvalidToken", "ExpiredToken", "ExpiredTokenException":
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidTokenId", "InvalidToken", "ExpiredToken", "ExpiredTokenException",
+		"XAdminUserNotFound": // versitygw, with a status that says not found
 		return ErrDenied, ": " + s.keysHint()
 	case "BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody":
 		return nil, ": it was altered on its way, and refused"
