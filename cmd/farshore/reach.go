@@ -3,14 +3,19 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"time"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/farshore/farshore/cmd/internal/daemon"
+	"github.com/farshore/farshore/pkg/archive"
+	"github.com/farshore/farshore/pkg/archive/store"
 	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
 )
@@ -72,6 +77,58 @@ func (r *reach) site(ctx context.Context, g *group.Group, which daemon.Site) (*j
 	return s, nil
 }
 
+// sources are what a replay reads.
+type sources struct {
+	site     *journal.Site    // nil: it is not asked
+	archive  *archive.Archive // nil: there is none that could be used
+	unopened error            // why not; nil: the group has none, or nothing was ever archived
+	notice   func(string)
+}
+
+// sources connects to the DR site and opens the group's archive, where it has one; with fromArchive the archive alone. An archive that
+// can't be opened is done without: that is told.
+func (r *reach) sources(cmd *cobra.Command, g *group.Group, fromArchive bool, identities []age.Identity) (*sources, error) {
+	s := &sources{notice: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), text) }}
+	if g.Spec.Recovery.Archive == nil && fromArchive {
+		return nil, daemon.Usagef("--from-archive: group %s has no archive: its document has no spec.recovery.archive", g.Metadata.Name)
+	}
+	if g.Spec.Recovery.Archive != nil {
+		var err error
+		s.archive, err = openArchive(cmd.Context(), g, identities)
+		switch {
+		case err != nil && fromArchive:
+			return nil, fmt.Errorf("--from-archive: %w", err)
+		case err != nil && !errors.Is(err, archive.ErrNone):
+			s.unopened = err
+		}
+	}
+	if fromArchive {
+		return s, nil
+	}
+	var err error
+	if s.site, err = r.site(cmd.Context(), g, daemon.DR); err != nil {
+		if s.archive != nil {
+			err = fmt.Errorf("%w\n--from-archive does without it, for points that are archived", err)
+		}
+		s.close()
+		return nil, err
+	}
+	if s.unopened != nil {
+		s.notice(fmt.Sprintf("going on without the archive: %v", s.unopened))
+	}
+	return s, nil
+}
+
+// close releases what was opened; it was only read.
+func (s *sources) close() {
+	if s.site != nil {
+		s.site.Close()
+	}
+	if s.archive != nil {
+		_ = s.archive.Close()
+	}
+}
+
 // format is the form of a command's result.
 type format struct{ name string }
 
@@ -94,4 +151,13 @@ func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
+}
+
+// openArchive opens the group's archive.
+func openArchive(ctx context.Context, g *group.Group, identities []age.Identity) (*archive.Archive, error) {
+	dir, err := store.NewDir(filepath.Join(g.ArchiveDirectory(), g.Metadata.Name))
+	if err != nil {
+		return nil, err
+	}
+	return archive.Open(ctx, archive.Options{Store: dir, Group: g.Metadata.Name, Identities: identities})
 }

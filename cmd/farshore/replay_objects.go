@@ -34,7 +34,7 @@ func (o *objectOptions) register(cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.BoolVar(&o.objectsOnly, "objects-only", false, "recover the Kubernetes objects and no volume")
 	s.BoolVar(&o.raw, "raw", false, "write manifests as the primary had the objects, not mapped by the document's rules")
-	registerIdentities(cmd, &o.identities, "else they are left out")
+	registerIdentities(cmd, &o.identities, "else they are left out; and an encrypted archive")
 	s.StringArrayVar(&o.namespaces, "into-namespace", nil, "apply the objects into the namespace `[FROM=]TO`; may be repeated")
 	s.BoolVar(&o.live, "live", false, "with --into-namespace: let the objects act")
 	o.cluster.Register(s, "for --into-namespace: the")

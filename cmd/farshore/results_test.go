@@ -68,7 +68,7 @@ func TestMarkForms(t *testing.T) {
 func TestReplayForm(t *testing.T) {
 	var text bytes.Buffer
 	err := (&replayed{Result: &replay.Result{
-		Point: points()[1], Base: 1, Bytes: 5 << 20, Elapsed: 1500 * time.Millisecond,
+		Point: points()[1], From: replay.Base, Base: 1, Bytes: 5 << 20, Elapsed: 1500 * time.Millisecond,
 		Volumes: []replay.Volume{{Name: "orders", Path: "/srv/r/volumes/orders.img", Size: 10 << 30}, {Name: "stock", Path: "/srv/r/volumes/stock.img", Size: 1 << 30}},
 	}}).print(&text)
 	if err != nil {

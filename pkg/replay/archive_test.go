@@ -2,7 +2,6 @@ package replay_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/farshore/farshore/pkg/archive"
 	"github.com/farshore/farshore/pkg/archive/store/storetest"
-	"github.com/farshore/farshore/pkg/archiver"
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replay"
@@ -50,42 +48,7 @@ func (v *vault) open(t *testing.T, group string) *archive.Archive {
 // keep archives what the replicas hold. Nothing may change them meanwhile.
 func (v *vault) keep(t *testing.T, dir string) {
 	t.Helper()
-	cp, err := replica.ReadCheckpoint(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	run, err := v.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	set, err := json.Marshal(cp)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := cp.Commit
-	p := archive.Point{Barrier: c.Barrier, Time: c.Time, Kind: c.Kind, Label: c.Label, Set: set}
-	for _, name := range archiver.Parts(cp) {
-		path, size := replica.VolumePath(dir, name), cp.Volumes[name].Size
-		if name == journal.Objects {
-			path, size = replica.LogPath(dir, cp.Volumes[name]), cp.Volumes[name].Log.Length
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		part, err := run.Add(t.Context(), archive.Source{Name: name, Size: size, Image: f})
-		if err := errors.Join(err, f.Close()); err != nil {
-			t.Fatal(err)
-		}
-		p.Parts = append(p.Parts, part)
-	}
-	if _, err := run.Commit(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
-	if err := run.Close(); err != nil {
-		t.Fatal(err)
-	}
-	v.kept[c.Barrier] = true
+	v.kept[replicatest.Archive(t, v.Archive, dir).Barrier] = true
 }
 
 // tale is a history whose beginning the journal has lost, and what the archive has of it.
