@@ -6,16 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"time"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/farshore/farshore/cmd/internal/archives"
 	"github.com/farshore/farshore/cmd/internal/daemon"
 	"github.com/farshore/farshore/pkg/archive"
-	"github.com/farshore/farshore/pkg/archive/store"
 	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
 )
@@ -77,6 +76,9 @@ func (r *reach) site(ctx context.Context, g *group.Group, which daemon.Site) (*j
 	return s, nil
 }
 
+// storePatience is how long an object store that is out of reach is waited for. A replay that gives up then can be gone on with.
+const storePatience = time.Minute
+
 // sources are what a replay reads.
 type sources struct {
 	site     *journal.Site    // nil: it is not asked
@@ -94,7 +96,7 @@ func (r *reach) sources(cmd *cobra.Command, g *group.Group, fromArchive bool, id
 	}
 	if g.Spec.Recovery.Archive != nil {
 		var err error
-		s.archive, err = openArchive(cmd.Context(), g, identities)
+		s.archive, err = archives.Open(cmd.Context(), g, archives.Options{Identities: identities, Patience: storePatience})
 		switch {
 		case err != nil && fromArchive:
 			return nil, fmt.Errorf("--from-archive: %w", err)
@@ -151,13 +153,4 @@ func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
-}
-
-// openArchive opens the group's archive.
-func openArchive(ctx context.Context, g *group.Group, identities []age.Identity) (*archive.Archive, error) {
-	dir, err := store.NewDir(filepath.Join(g.ArchiveDirectory(), g.Metadata.Name))
-	if err != nil {
-		return nil, err
-	}
-	return archive.Open(ctx, archive.Options{Store: dir, Group: g.Metadata.Name, Identities: identities})
 }
