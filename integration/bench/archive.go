@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/farshore/farshore/internal/grid"
+)
+
+func measureArchive(ctx context.Context, m *measuring) error {
+	restic, err := resticProgram(ctx)
+	if err != nil {
+		return err
+	}
+	size := int64(8<<30*min(1, m.b.scale)) / grid.Chunk * grid.Chunk
+	if err := roomFor(m.dir, size*13/4); err != nil {
+		return err
+	}
+	c := &archiveCase{m: m, image: m.path("image"), restic: restic}
+	if err := c.begin(ctx, size); err != nil {
+		return err
+	}
+	small, err := c.first(ctx, size/8)
+	if err != nil {
+		return err
+	}
+	large, err := c.first(ctx, size)
+	if err != nil {
+		return err
+	}
+	c.tellFirst(small, large)
+	for _, k := range []struct {
+		name   string
+		length int
+		target float64
+	}{{"1 % changed, in 16 places", int(size / 100 / 16), 5}, {"1 % changed, in 4 KiB at random", 4096, 2}} {
+		if err := c.second(ctx, k.name, k.length, k.target); err != nil {
+			return err
+		}
+	}
+	return c.restores(ctx)
+}
+
+// roomFor refuses to fill the disk.
+func roomFor(dir string, bytes int64) error {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		return err
+	}
+	if free := int64(s.Bavail) * s.Bsize; free < bytes+4<<30 {
+		return fmt.Errorf("%s has %d GiB free, and %d are needed: take less with BENCHTIME, or another TMPDIR", dir, free>>30, bytes>>30+4)
+	}
+	return nil
+}
+
+const archiveRounds = 3
+
+// archiveCase is an image and what both programs keep of it. Both encrypt: restic always does.
+type archiveCase struct {
+	m      *measuring
+	image  string
+	restic string
+	size   int64
+}
+
+func (c *archiveCase) begin(ctx context.Context, size int64) error {
+	c.size = size
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.m.path("identity"), []byte(identity.String()), 0o600); err != nil {
+		return err
+	}
+	return makeImage(ctx, c.image, size)
+}
+
+// repository is where a program keeps its points, and its cache.
+func (c *archiveCase) repository(program, state string) string {
+	return c.m.path(program + "-" + state)
+}
+
+// firstBackup is what a first backup took, and the restore of it.
+type firstBackup struct {
+	archive, restic       measured
+	archiveSize, repoSize int64
+}
+
+// first archives the beginning of the image for the first time. The whole of it is what later rounds begin with.
+func (c *archiveCase) first(ctx context.Context, size int64) (b firstBackup, err error) {
+	image := c.image
+	if size < c.size {
+		image = c.m.path("small")
+		if err := copyFile(image, c.image, size); err != nil {
+			return b, err
+		}
+	}
+	ours, theirs := c.repository("farshore", "base"), c.repository("restic", "base")
+	for _, dir := range []string{ours, theirs} {
+		if err := os.RemoveAll(dir); err != nil {
+			return b, err
+		}
+	}
+	if _, err := c.theirs(ctx, theirs, "init"); err != nil {
+		return b, err
+	}
+	if err := warm(image); err != nil {
+		return b, err
+	}
+	if b.archive, err = c.ours(ctx, "archive-write", ours, image, "1", ""); err != nil {
+		return b, err
+	}
+	if b.restic, err = c.theirs(ctx, theirs, "backup", image); err != nil {
+		return b, err
+	}
+	if b.archiveSize, err = folderSize(filepath.Join(ours, "store")); err != nil {
+		return b, err
+	}
+	b.repoSize, err = folderSize(filepath.Join(theirs, "repository"))
+	return b, err
+}
+
+func (c *archiveCase) tellFirst(small, large firstBackup) {
+	c.m.result("first archive of the whole volume: rate to restic's", large.restic.took.Seconds()/large.archive.took.Seconds(), "x", map[string]float64{
+		"farshore s": large.archive.took.Seconds(), "restic s": large.restic.took.Seconds(), "volume GiB": float64(c.size) / (1 << 30),
+		"farshore stored GiB": float64(large.archiveSize) / (1 << 30), "restic stored GiB": float64(large.repoSize) / (1 << 30),
+	})
+	c.m.held("memory at the peak of archiving, against that for an eighth of the volume", float64(large.archive.memory)/float64(small.archive.memory), "x", atMost, 1.25,
+		map[string]float64{"farshore MiB": mib(large.archive.memory), "farshore MiB, an eighth": mib(small.archive.memory),
+			"restic MiB": mib(large.restic.memory), "restic MiB, an eighth": mib(small.restic.memory)})
+}
+
+func mib(n int64) float64 { return float64(n) / (1 << 20) }
+
+// second changes some of the image, archives it with both programs, and puts everything back, some times.
+func (c *archiveCase) second(ctx context.Context, name string, length int, target float64) error {
+	var ours, theirs, cpu, resticCPU, added, resticAdded []float64
+	for round := range archiveRounds {
+		undo, err := changeImage(c.image, c.size, c.size/100, length, uint64(round+1), c.m.path("changed"))
+		if err != nil {
+			return err
+		}
+		if err := warm(c.image); err != nil {
+			return err
+		}
+		for i := range 2 {
+			program := []string{"farshore", "restic"}[(round+i)%2]
+			repository := c.repository(program, "now")
+			if err := linkFolder(repository, c.repository(program, "base")); err != nil {
+				return err
+			}
+			before, err := folderSize(repository)
+			if err != nil {
+				return err
+			}
+			var took measured
+			if program == "farshore" {
+				took, err = c.ours(ctx, "archive-write", repository, c.image, "2", c.m.path("changed"))
+			} else {
+				took, err = c.theirs(ctx, repository, "backup", c.image)
+			}
+			if err != nil {
+				return err
+			}
+			after, err := folderSize(repository)
+			if err != nil {
+				return err
+			}
+			if program == "farshore" {
+				ours, cpu, added = append(ours, took.took.Seconds()), append(cpu, took.cpu.Seconds()), append(added, mib(after-before))
+			} else {
+				theirs, resticCPU = append(theirs, took.took.Seconds()), append(resticCPU, took.cpu.Seconds())
+				resticAdded = append(resticAdded, mib(after-before))
+			}
+		}
+		if round == archiveRounds-1 && length == 4096 {
+			return c.tellSecond(name, target, ours, theirs, cpu, resticCPU, added, resticAdded) // what is restored is of this
+		}
+		if err := undo(); err != nil {
+			return err
+		}
+	}
+	return c.tellSecond(name, target, ours, theirs, cpu, resticCPU, added, resticAdded)
+}
+
+func (c *archiveCase) tellSecond(name string, target float64, ours, theirs, cpu, resticCPU, added, resticAdded []float64) error {
+	c.m.held("archiving "+name+": rate to restic's second backup", median(ratios(theirs, ours)), "x", atLeast, target, map[string]float64{
+		"farshore s": median(ours), "restic s": median(theirs), "farshore processor s": median(cpu), "restic processor s": median(resticCPU),
+		"farshore added MiB": median(added), "restic added MiB": median(resticAdded),
+	})
+	return nil
+}
+
+// restores restores the newest point of both.
+func (c *archiveCase) restores(ctx context.Context) error {
+	var ours, theirs, durable, cpu, resticCPU, memory []float64
+	for round := range archiveRounds {
+		for i := range 2 {
+			program := []string{"farshore", "restic"}[(round+i)%2]
+			repository, into := c.repository(program, "now"), c.m.path("restored")
+			if err := warm(repository); err != nil {
+				return err
+			}
+			if program == "farshore" {
+				took, err := c.ours(ctx, "archive-restore", repository, into)
+				if err != nil {
+					return err
+				}
+				ours, cpu, memory = append(ours, took.took.Seconds()), append(cpu, took.cpu.Seconds()), append(memory, mib(took.memory))
+			} else {
+				took, err := c.theirs(ctx, repository, "restore", "latest", "--sparse", "--target", into)
+				if err != nil {
+					return err
+				}
+				begun := time.Now()
+				if err := syncTree(into); err != nil {
+					return err
+				}
+				theirs, resticCPU = append(theirs, took.took.Seconds()), append(resticCPU, took.cpu.Seconds())
+				durable = append(durable, (took.took + time.Since(begun)).Seconds())
+			}
+			if round == 0 {
+				if err := sameContent(c.image, into); err != nil {
+					return fmt.Errorf("%s restored something else: %w", program, err)
+				}
+			}
+			if err := os.RemoveAll(into); err != nil {
+				return err
+			}
+		}
+	}
+	of := map[string]float64{
+		"farshore s": median(ours), "restic s": median(theirs), "restic and sync s": median(durable),
+		"farshore processor s": median(cpu), "restic processor s": median(resticCPU), "farshore MiB resident": median(memory),
+	}
+	c.m.held("restore until it is durable: rate to restic's", median(ratios(durable, ours)), "x", atLeast, 1.5, of)
+	c.m.result("restore until it is durable: rate to restic's, which leaves it in the page cache", median(ratios(theirs, ours)), "x", nil)
+	c.m.result("processor time of a restore, to restic's", median(ratios(cpu, resticCPU)), "x", nil)
+	return nil
+}
+
+// ours runs a part of this program on an archive, in a process of its own.
+func (c *archiveCase) ours(ctx context.Context, part, repository string, args ...string) (measured, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return measured{}, err
+	}
+	args = append([]string{path, part, filepath.Join(repository, "store"), filepath.Join(repository, "cache"), c.m.path("identity")}, args...)
+	return runMeasured(ctx, nil, args...)
+}
+
+func (c *archiveCase) resticEnv(repository string) []string {
+	return []string{
+		"RESTIC_REPOSITORY=" + filepath.Join(repository, "repository"), "RESTIC_CACHE_DIR=" + filepath.Join(repository, "cache"),
+		"RESTIC_PASSWORD=bench",
+	}
+}
+
+func (c *archiveCase) theirs(ctx context.Context, repository string, args ...string) (measured, error) {
+	return runMeasured(ctx, c.resticEnv(repository), append([]string{c.restic, "--quiet"}, args...)...)
+}
