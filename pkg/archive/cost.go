@@ -112,7 +112,7 @@ func (e *estimate) measure(ctx context.Context) error {
 		}
 		bytes += q.end - q.off
 		g.Go(func() error {
-			return e.a.read(ctx, q.reading, q.in, func(int, []byte) error { return nil })
+			return e.a.read(ctx, q.reading, q.in, nil, func(int, []byte) error { return nil })
 		})
 	}
 	if err := g.Wait(); err != nil {

@@ -139,7 +139,7 @@ func (a *Archive) fetch(ctx context.Context, ids []ID, give func(i int, chunk []
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(a.requests)
 	for _, r := range planReads(places) {
-		g.Go(func() error { return a.read(gctx, r, places, give) })
+		g.Go(func() error { return a.read(gctx, r, places, nil, give) })
 	}
 	return g.Wait()
 }
@@ -177,17 +177,21 @@ func planReads(places []place) []reading {
 	return out
 }
 
-func (a *Archive) read(ctx context.Context, r reading, places []place, give func(i int, chunk []byte) error) error {
+// read gives the chunks of a range, each verified. into tells where a chunk is to be; nil: anywhere, until the next one is given.
+func (a *Archive) read(ctx context.Context, r reading, places []place, into func(i int) []byte, give func(i int, chunk []byte) error) error {
 	data, err := a.readPack(ctx, r.pack, r.off, r.end-r.off)
 	if err != nil && !isDamage(err) {
 		return err
 	}
-	buf := make([]byte, 0, grid.Chunk)
+	if into == nil {
+		buf := make([]byte, grid.Chunk)
+		into = func(int) []byte { return buf }
+	}
 	for _, i := range r.chunks {
 		chunk, why := []byte(nil), err
 		if p := places[i]; why == nil {
-			at := p.off - r.off
-			chunk, why = a.openRecord(buf, data[at:at+int64(p.stored)], p.entry)
+			at, to := p.off-r.off, into(i)
+			chunk, why = a.openRecord(to[:0:len(to)], data[at:at+int64(p.stored)], p.entry)
 		}
 		if why != nil {
 			if chunk, why = a.rescue(ctx, places[i], why); why != nil {

@@ -57,20 +57,25 @@ func (c *codec) openRecord(dst, record []byte, e entry) ([]byte, error) {
 	if len(record) != int(e.stored) {
 		return nil, fmt.Errorf("a record has %d bytes, want %d", len(record), e.stored)
 	}
-	buf := c.buffers.Get().(*[]byte)
-	defer c.buffers.Put(buf)
-	plain, err := c.open((*buf)[:0], record, e.id[:])
+	compressed := e.flags&flagZstd != 0
+	opened := dst[:0]
+	if compressed {
+		buf := c.buffers.Get().(*[]byte)
+		defer c.buffers.Put(buf)
+		opened = (*buf)[:0]
+	}
+	plain, err := c.open(opened, record, e.id[:])
 	if err != nil {
 		return nil, fmt.Errorf("chunk %s: %w", e.id, err)
 	}
-	chunk := dst[:0]
-	if e.flags&flagZstd != 0 {
-		chunk, err = c.dec.DecodeAll(plain, chunk)
-		if err != nil {
+	chunk := plain
+	switch {
+	case compressed:
+		if chunk, err = c.dec.DecodeAll(plain, dst[:0]); err != nil {
 			return nil, fmt.Errorf("chunk %s is altered: %w", e.id, err)
 		}
-	} else {
-		chunk = append(chunk, plain...)
+	case c.aead == nil:
+		chunk = append(dst[:0], plain...)
 	}
 	if len(chunk) != int(e.raw) || c.id(chunk) != e.id {
 		return nil, fmt.Errorf("chunk %s is altered", e.id)

@@ -21,7 +21,9 @@ type Sink interface {
 type RestoreOptions struct {
 	From int64 // what lies before is there already: as Done told it
 	Sink Sink
-	// Done is called when everything before an offset was given to Sink; it may make that durable. Nil: nobody wants to know.
+	// Done is called when everything before an offset was given to Sink; it may make that durable. It is called beside Sink's methods, so that
+	// what comes next doesn't wait for that, but never twice at once, and for the last time before Restore returns. Nil: nobody
+	// wants to know.
 	Done func(upTo int64) error
 	// Progress is told of bytes of the part that were restored, zeros included. Nil: nobody is.
 	Progress func(bytes int64)
@@ -29,13 +31,13 @@ type RestoreOptions struct {
 
 const (
 	// windowsAhead is how many windows are held at once: one is given to the sink while the next ones are fetched.
-	windowsAhead = 3
+	windowsAhead = 2
 	// pieceChunks is how many chunks a sink is given at once, at most.
 	pieceChunks = 16
 )
 
 // Restore gives a part's content to a sink. Every chunk is verified by its name before it is given: there are the right
-// bytes, or an error. What is damaged is a *DamageError; everything before it was given. It holds up to 192 MiB of content, however
+// bytes, or an error. What is damaged is a *DamageError; everything before it was given. It holds up to 128 MiB of content, however
 // large the part is.
 func (a *Archive) Restore(ctx context.Context, p Part, o RestoreOptions) error {
 	if o.From < 0 || o.From > p.Size {
@@ -45,7 +47,7 @@ func (a *Archive) Restore(ctx context.Context, p Part, o RestoreOptions) error {
 		a: a, o: o, windows: make(chan *window, windowsAhead), queue: make(chan *request), buffers: make(chan []byte, windowsAhead),
 	}
 	if o.From == p.Size {
-		return r.done(p.Size)
+		return r.finish(p.Size)
 	}
 	for range windowsAhead {
 		r.buffers <- nil // made when it is needed
@@ -61,6 +63,7 @@ type restore struct {
 	windows chan *window
 	queue   chan *request
 	buffers chan []byte // that are free
+	marking chan error  // how the call of Done that is under way ended; nil: none is
 }
 
 func (r *restore) run(ctx context.Context, p Part) error {
@@ -90,6 +93,12 @@ func (r *restore) run(ctx context.Context, p Part) error {
 		})
 	}
 	err := r.deliver(ctx, p.Size)
+	if marked := r.marked(); err == nil {
+		err = marked
+	}
+	if err == nil {
+		err = r.finish(p.Size)
+	}
 	cancel(err)
 	if others := g.Wait(); err == nil {
 		err = others
@@ -161,23 +170,51 @@ func (r *restore) deliver(ctx context.Context, size int64) error {
 		if w.buf != nil {
 			r.buffers <- w.buf
 		}
-		if at < size {
-			if err := r.done(at); err != nil {
-				return err
-			}
+		if err := r.mark(at); err != nil {
+			return err
 		}
 	}
 	if at != size {
 		return fmt.Errorf("the tree ends at %d of %d bytes", at, size)
 	}
-	return r.done(size)
+	return nil
 }
 
-func (r *restore) done(upTo int64) error {
+// mark calls Done, if it isn't being called already.
+func (r *restore) mark(upTo int64) error {
 	if r.o.Done == nil {
 		return nil
 	}
-	return r.o.Done(upTo)
+	if r.marking != nil {
+		if len(r.marking) == 0 {
+			return nil // the next mark tells more
+		}
+		if err := r.marked(); err != nil {
+			return err
+		}
+	}
+	ended := make(chan error, 1)
+	r.marking = ended
+	go func() { ended <- r.o.Done(upTo) }()
+	return nil
+}
+
+// marked waits for the call of Done that is under way.
+func (r *restore) marked() error {
+	if r.marking == nil {
+		return nil
+	}
+	err := <-r.marking
+	r.marking = nil
+	return err
+}
+
+// finish calls Done for the last time.
+func (r *restore) finish(size int64) error {
+	if r.o.Done == nil {
+		return nil
+	}
+	return r.o.Done(size)
 }
 
 func (r *restore) progress(bytes int64) {

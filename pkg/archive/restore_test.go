@@ -60,6 +60,7 @@ type collected struct {
 	at    int64
 	zeros int
 	fail  func(at int64) error
+	mu    sync.Mutex // of at
 }
 
 func collect(t *testing.T, size, from int64) *collected {
@@ -75,8 +76,17 @@ func (c *collected) next(off, length int64) error {
 			return err
 		}
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.at += length
 	return nil
+}
+
+// reached is how far the content is there.
+func (c *collected) reached() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
 }
 
 func (c *collected) WriteAt(p []byte, off int64) (int, error) {
@@ -188,7 +198,7 @@ func TestRestoreGoesOn(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	a := open(t, archive.Options{Store: new(storetest.Memory)})
-	size := int64(2500*grid.Chunk + 777)
+	size := int64(1200*grid.Chunk + 777)
 	content := make([]byte, size)
 	_, _ = chunks(0).ReadAt(content, 0)
 	p := archived(t, a, 1, source("v", content))
@@ -210,15 +220,15 @@ func TestRestoreGoesOn(t *testing.T) {
 	err := a.Restore(t.Context(), part, archive.RestoreOptions{
 		Sink: c,
 		Done: func(upTo int64) error {
-			if upTo != c.at {
-				t.Errorf("done up to %d, and the sink is at %d", upTo, c.at)
+			if at := c.reached(); upTo > at || len(stops) > 0 && upTo <= stops[len(stops)-1] && upTo < size {
+				t.Errorf("done up to %d after %v, and the sink is at %d", upTo, stops, at)
 			}
 			stops = append(stops, upTo)
 			return nil
 		},
 		Progress: func(n int64) { progress += n },
 	})
-	if err != nil || !bytes.Equal(c.b, content) || progress != size || len(stops) < 3 || stops[len(stops)-1] != size {
+	if err != nil || !bytes.Equal(c.b, content) || progress != size || len(stops) < 2 || stops[len(stops)-1] != size {
 		t.Fatalf("%v, %d of %d bytes, done at %v", err, progress, size, stops)
 	}
 	stops = append(stops, 1, size-1, random.Int64N(size))
@@ -292,14 +302,14 @@ func TestRestoreFails(t *testing.T) {
 	t.Parallel()
 	faulty := storetest.NewFaulty(new(storetest.Memory))
 	a := open(t, archive.Options{Store: faulty})
-	content := make([]byte, 2100*grid.Chunk)
+	content := make([]byte, 1100*grid.Chunk)
 	_, _ = chunks(0).ReadAt(content, 0)
 	clear(content[100*grid.Chunk : 200*grid.Chunk])
 	p := archived(t, a, 1, source("v", content)).Parts[0]
 	broken := errors.New("broken")
 
 	t.Run("sink", func(t *testing.T) {
-		for _, at := range []int64{0, 120 * grid.Chunk, 2000 * grid.Chunk} {
+		for _, at := range []int64{0, 120 * grid.Chunk, 1090 * grid.Chunk} {
 			c := collect(t, p.Size, 0)
 			c.fail = func(off int64) error {
 				if off >= at {

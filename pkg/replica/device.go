@@ -138,7 +138,7 @@ func (t *device) Resize(size int64) error {
 // Size implements Target.
 func (t *device) Size() int64 { return t.size.Load() }
 
-// Sync implements Target.
+// Sync implements Target. It may also be called while ranges are written or zeroed: then it makes durable what was before.
 func (t *device) Sync() error { return t.f.Sync() }
 
 // Close implements Target.

@@ -23,8 +23,9 @@ type file struct {
 	size atomic.Int64
 
 	allocated allocation
-	noReserve bool // the file system has no fallocate
-	noPunch   bool // it can't punch holes
+	lost      atomic.Bool // a Sync failed: what is allocated isn't known any more
+	noReserve bool        // the file system has no fallocate
+	noPunch   bool        // it can't punch holes
 }
 
 var _ Target = (*file)(nil)
@@ -149,6 +150,9 @@ func writeZeroes(w io.WriterAt, off, length int64) error {
 
 // Reserve implements Target with fallocate: the space is the file's from then on.
 func (t *file) Reserve(list []Extent) error {
+	if t.lost.Swap(false) {
+		t.allocated.clear()
+	}
 	var need int64
 	for _, e := range list {
 		if err := inside(e.Offset, e.Length, t.size.Load()); err != nil {
@@ -212,7 +216,7 @@ func (t *file) Resize(size int64) error {
 // Size implements Target.
 func (t *file) Size() int64 { return t.size.Load() }
 
-// Sync implements Target.
+// Sync implements Target. It may also be called while ranges are written or zeroed: then it makes durable what was before.
 func (t *file) Sync() error {
 	for {
 		err := unix.Fdatasync(int(t.f.Fd()))
@@ -220,7 +224,7 @@ func (t *file) Sync() error {
 			continue
 		}
 		if err != nil {
-			t.allocated.clear()
+			t.lost.Store(true)
 		}
 		return err
 	}
