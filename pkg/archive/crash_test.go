@@ -232,10 +232,7 @@ func TestCondemned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &condemnation{Packs: []string{there[0].name.object()}}
-	if err := c.put(t.Context(), mem); err != nil {
-		t.Fatal(err)
-	}
+	condemn(t, a, mem)
 	p, err := commit(t.Context(), a, 2, source("disk", v))
 	if err != nil {
 		t.Fatal(err)
