@@ -381,3 +381,108 @@ func TestDocumentChanges(t *testing.T) {
 		t.Errorf("the archive was opened %d times", r.opens.Load())
 	}
 }
+
+// A volume that grows is read no further than it changed, wherever its end was on the grid.
+func TestGrowth(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.seeded("a", 8*grid.Chunk)
+	r.start()
+	at := int64(8 * grid.Chunk)
+	for _, more := range []int64{2 * grid.Chunk, 512, grid.Chunk - 512, grid.Chunk, 3*grid.Chunk + 512, 512} {
+		r.archived(r.Fill(1, 1, "a"))
+		at += more
+		if err := r.Resize("a", at); err != nil {
+			t.Fatal(err)
+		}
+		r.archived(r.Cut(""))
+		r.archived(r.Fill(1, 1, "a"))
+	}
+	r.verify()
+	if s := r.archiver.Status(); s.Problem != "" {
+		t.Error(s.Problem)
+	}
+}
+
+// Labelled commits from before the first archived point are built over the base, or over nothing where the whole history is there.
+func TestLabelsBeforeTheFirstPoint(t *testing.T) {
+	t.Parallel()
+	for name, trimmed := range map[string]bool{"over the base": true, "over nothing": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.spec.Every = 0
+			if trimmed {
+				r.Retention = 5 * time.Second
+				r.change = func(o *replica.FollowerOptions) { o.RetentionEvery = 20 * time.Millisecond }
+			}
+			r.seeded("a", size)
+			r.Objects()
+			r.Fill(20, 2, "a", journal.Objects)
+			r.store.On(func(op storetest.Op) *storetest.Fault { return &storetest.Fault{Before: storetest.ErrInjected} })
+			r.start()
+			if trimmed {
+				r.StatusWhere("history is trimmed", func(s *group.Status) bool { return s.Oldest != nil && s.Oldest.Barrier > 10 })
+			}
+			r.Fill(1, 2, "a", journal.Objects)
+			labels := []*events.Commit{r.Cut("one")}
+			r.Fill(1, 2, "a", journal.Objects)
+			labels = append(labels, r.Cut("two"))
+			r.AppliedTo(r.Fill(1, 2, "a", journal.Objects))
+			r.store.On(nil)
+			r.archived(labels...)
+			if got := r.verify(); !slices.Equal(got, barriers(labels)) {
+				t.Errorf("archived are %v, want %v", got, barriers(labels))
+			}
+		})
+	}
+}
+
+// A point whose chunks are damaged is not gone on from: the next one is read as a whole, and right.
+func TestDamagedPredecessor(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.spec.Every = 0
+	r.seeded("a", size)
+	r.start()
+	damaged := r.Cut("damaged")
+	r.archived(damaged)
+	r.store.On(func(op storetest.Op) *storetest.Fault {
+		if op.Kind == "Get" && strings.HasPrefix(op.Name, "packs/") {
+			return &storetest.Fault{Data: storetest.Flip(8 * 12345)}
+		}
+		return nil
+	})
+	r.Fill(1, 2, "a")
+	next := r.Cut("next")
+	r.archived(next)
+	r.store.On(nil)
+	r.verify()
+}
+
+// The applier prunes as the document says, while it goes on archiving.
+func TestPruning(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.spec.Prune, r.spec.Keep = group.Duration(10*time.Millisecond), group.Keep{Last: 3, Labels: []string{"keep-*"}}
+	r.seeded("a", size)
+	r.start()
+	kept, gone := r.Cut("keep-it"), r.Cut("drop-it")
+	r.archived(kept, gone)
+	for range 10 {
+		r.archived(r.Fill(1, 2, "a"))
+	}
+	last := r.Fill(1, 2, "a")
+	replicatest.Eventually(t, "what isn't kept is removed, and isn't archived again", func() error {
+		s := r.archiver.Status()
+		if s.Pruned == nil || s.Points > 6 || s.Newest.Barrier != last.Token.Barrier || s.Waiting > 0 || s.Problem != "" {
+			return fmt.Errorf("the status is %+v", s)
+		}
+		return nil
+	})
+	r.end()
+	got := r.verify()
+	if !slices.Contains(got, kept.Token.Barrier) || slices.Contains(got, gone.Token.Barrier) {
+		t.Errorf("left are %v", got)
+	}
+}

@@ -128,10 +128,15 @@ func (r *run) before(ctx context.Context, name string, now replica.Volume) (*arc
 		if err != nil {
 			return nil, nil, err
 		}
-		if changed != nil {
-			forget(changed)
-			return p.Part(name), changed, nil
+		if changed == nil {
+			continue
 		}
+		part := p.Part(name)
+		if part.Size != now.Size && part.Size > 0 {
+			changed.Mark(part.Size-1, 1) // it may be another chunk, and is read again
+		}
+		forget(changed)
+		return part, changed, nil
 	}
 	r.w.log.Info("a volume is read as a whole: the journal doesn't lead there from a point that the archive has", "volume", name, "barrier", r.commit.Barrier)
 	return nil, nil, nil
