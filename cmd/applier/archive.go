@@ -22,7 +22,7 @@ func newArchiver(env *daemon.Env, site *journal.Site) (*archiver.Archiver, error
 		Site: site, Group: env.Group, Log: env.Log, Meter: env.Telemetry.Meter("github.com/farshore/farshore/pkg/archiver"),
 		Open: func(ctx context.Context, g *group.Group) (*archive.Archive, error) {
 			dir := filepath.Join(g.Spec.Recovery.Directory, g.Metadata.Name)
-			return archives.Create(ctx, g, archives.Options{Cache: archiver.IndexDirectory(dir), Patience: storePatience, Log: env.Log})
+			return archives.Create(ctx, g, archives.Options{Cache: archiver.IndexDirectory(dir), Patience: storePatience, Background: true, Log: env.Log})
 		},
 	})
 }

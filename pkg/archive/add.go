@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/farshore/farshore/internal/background"
 	"github.com/farshore/farshore/internal/grid"
 )
 
@@ -79,7 +80,12 @@ func (r *Run) add(ctx context.Context, s *Source) (Part, error) {
 	}
 	g, ctx := r.packer.begin(ctx)
 	for range r.a.workers {
-		g.Go(func() error { return b.work(ctx) })
+		g.Go(func() error {
+			if r.a.background {
+				background.Thread()
+			}
+			return b.work(ctx)
+		})
 	}
 	g.Go(func() error {
 		defer close(b.jobs)

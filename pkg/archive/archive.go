@@ -38,6 +38,8 @@ type Options struct {
 	Cache string
 	// Workers is how many goroutines hash, compress and encrypt at once; 0: half of the processors, at least one.
 	Workers int
+	// Background lets these goroutines give way to others, as far as the kernel can do that.
+	Background bool
 	// Requests is how many requests to the store are under way at once; 0: 8.
 	Requests int
 	Log      *slog.Logger // nil: silent
@@ -111,6 +113,7 @@ type Archive struct {
 	store      store.Store
 	about      about
 	index      *index
+	background bool // workers give way
 	workers    int
 	requests   int
 	slots      chan struct{} // one for each request to the store under way
@@ -238,7 +241,7 @@ func Create(ctx context.Context, o Options) (*Archive, error) {
 func open(ctx context.Context, o Options, b about, secret []byte) (_ *Archive, err error) {
 	a := &Archive{
 		store: o.Store, about: b, log: o.Log, times: usualTimes, packTarget: packTarget,
-		workers: o.Workers, requests: o.Requests,
+		workers: o.Workers, background: o.Background, requests: o.Requests,
 		manifests: make(map[string]manifest), unusable: make(map[string]error),
 	}
 	if a.workers <= 0 {

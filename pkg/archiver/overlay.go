@@ -2,6 +2,7 @@ package archiver
 
 import (
 	"io"
+	"sync"
 
 	"github.com/farshore/farshore/internal/grid"
 	"github.com/farshore/farshore/pkg/replica"
@@ -13,7 +14,9 @@ type overlay struct {
 	upper replica.Target
 	image io.ReaderAt // nil: zeros
 	below int64       // bytes of image
-	own   *grid.Set   // chunks that upper has
+
+	mu  sync.RWMutex // held shared to read, alone to change anything
+	own *grid.Set    // chunks that upper has
 }
 
 var _ replica.Target = (*overlay)(nil)
@@ -25,11 +28,14 @@ func newOverlay(upper replica.Target, image io.ReaderAt, below int64) *overlay {
 
 // inside tells whether a range lies inside the volume; the errors for others are the upper file's.
 func (o *overlay) inside(off, length int64) bool {
-	return off >= 0 && length > 0 && off <= o.Size() && length <= o.Size()-off
+	size := o.upper.Size()
+	return off >= 0 && length > 0 && off <= size && length <= size-off
 }
 
-// ReadAt implements replica.Target. It may be called concurrently while nothing else is.
+// ReadAt implements replica.Target.
 func (o *overlay) ReadAt(p []byte, off int64) (int, error) {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
 	if !o.inside(off, int64(len(p))) {
 		return o.upper.ReadAt(p, off)
 	}
@@ -79,7 +85,7 @@ func (o *overlay) take(off, length int64) error {
 			continue
 		}
 		from := c * grid.Chunk
-		to := min(from+grid.Chunk, o.Size())
+		to := min(from+grid.Chunk, o.upper.Size())
 		if off > from || off+length < to {
 			buf := make([]byte, to-from)
 			if err := o.readBelow(buf, from); err != nil {
@@ -96,6 +102,8 @@ func (o *overlay) take(off, length int64) error {
 
 // WriteAt implements replica.Target.
 func (o *overlay) WriteAt(p []byte, off int64) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.inside(off, int64(len(p))) {
 		if err := o.take(off, int64(len(p))); err != nil {
 			return 0, err
@@ -106,6 +114,8 @@ func (o *overlay) WriteAt(p []byte, off int64) (int, error) {
 
 // Zero implements replica.Target.
 func (o *overlay) Zero(off, length int64) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.inside(off, length) {
 		if err := o.take(off, length); err != nil {
 			return err
@@ -116,6 +126,8 @@ func (o *overlay) Zero(off, length int64) error {
 
 // Trim implements replica.Target.
 func (o *overlay) Trim(off, length int64) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.inside(off, length) {
 		if err := o.take(off, length); err != nil {
 			return err
@@ -130,7 +142,9 @@ func (o *overlay) Reserve(extents []replica.Extent) error { return o.upper.Reser
 
 // Resize implements replica.Target.
 func (o *overlay) Resize(size int64) error {
-	if old := o.Size(); size > old && old%grid.Chunk != 0 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if old := o.upper.Size(); size > old && old%grid.Chunk != 0 {
 		if err := o.take(old-1, 1); err != nil { // it becomes another chunk, since it gets longer
 			return err
 		}

@@ -26,7 +26,9 @@ type Options struct {
 	Cache      string         // directory for what can be had from the store again; "": one that is gone after Close
 	// Patience is how long an object store that is out of reach is waited for, in each operation; 0: until the context is done.
 	Patience time.Duration
-	Log      *slog.Logger // nil: silent
+	// Background lets runs give way to other work.
+	Background bool
+	Log        *slog.Logger // nil: silent
 }
 
 // Open opens a group's archive. Where none was made yet the error wraps archive.ErrNone.
@@ -45,7 +47,7 @@ func with(ctx context.Context, g *group.Group, o Options, open func(context.Cont
 		return nil, err
 	}
 	a := g.Spec.Recovery.Archive
-	options := archive.Options{Store: s, Group: g.Metadata.Name, Identities: o.Identities, Cache: o.Cache, Log: o.Log}
+	options := archive.Options{Store: s, Group: g.Metadata.Name, Identities: o.Identities, Cache: o.Cache, Background: o.Background, Log: o.Log}
 	if len(a.Recipients) > 0 {
 		if options.Recipients, err = age.ParseRecipients(strings.NewReader(strings.Join(a.Recipients, "\n"))); err != nil {
 			return nil, fmt.Errorf("read spec.recovery.archive.recipients: %w", err)
