@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/farshore/farshore/cmd/internal/archives"
 	"github.com/farshore/farshore/cmd/internal/daemon"
 	"github.com/farshore/farshore/pkg/archive"
 	"github.com/farshore/farshore/pkg/group"
@@ -76,9 +75,6 @@ func (r *reach) site(ctx context.Context, g *group.Group, which daemon.Site) (*j
 	return s, nil
 }
 
-// storePatience is how long an object store that is out of reach is waited for. A replay that gives up then can be gone on with.
-const storePatience = time.Minute
-
 // sources are what a replay reads.
 type sources struct {
 	site     *journal.Site    // nil: it is not asked
@@ -96,7 +92,7 @@ func (r *reach) sources(cmd *cobra.Command, g *group.Group, fromArchive bool, id
 	}
 	if g.Spec.Recovery.Archive != nil {
 		var err error
-		s.archive, err = archives.Open(cmd.Context(), g, archives.Options{Identities: identities, Patience: storePatience})
+		s.archive, err = openArchive(cmd.Context(), g, identities)
 		switch {
 		case err != nil && fromArchive:
 			return nil, fmt.Errorf("--from-archive: %w", err)

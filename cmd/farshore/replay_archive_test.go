@@ -79,6 +79,7 @@ func archived(t *testing.T) (*replicatest.Rig, string) {
 
 // With an archive the command reaches its points without any NATS server, and says so where that is what would help.
 func TestReplayWithArchive(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	r, g := archived(t)
 	replayed := func(want uint64, args ...string) string {
 		t.Helper()

@@ -28,28 +28,41 @@ func (e *DeviceError) Unwrap() error { return e.Err }
 // checkDevices refuses devices before anything is written to any: of volumes that the point doesn't have, given twice, too small, in use, or
 // with a replica on them.
 func (r *run) checkDevices(from *base, p *Point) error {
-	seen := make(map[uint64]string)
+	numbers := make(map[uint64]string)
 	for _, volume := range slices.Sorted(maps.Keys(r.o.Devices)) {
 		device := r.o.Devices[volume]
-		if err := r.checkDevice(from, p, volume, device, seen); err != nil {
+		number, err := deviceNumber(device)
+		if other, taken := numbers[number]; err == nil && taken {
+			err = fmt.Errorf("volume %s is to go onto the same device", other)
+		}
+		if err == nil && !slices.Contains(p.Volumes, volume) {
+			err = fmt.Errorf("%s has no such volume; it has %v", describe(p), p.Volumes)
+		}
+		if err == nil {
+			err = r.apart(number)
+		}
+		if err != nil {
+			return &DeviceError{volume, device, err}
+		}
+		numbers[number] = volume
+	}
+	for volume, device := range r.o.Devices {
+		t, err := replica.OpenDevice(device, from.set.Volumes[volume].Size)
+		if err == nil {
+			err = t.Close()
+		}
+		if errors.Is(err, unix.EBUSY) {
+			err = errors.New("it is in use: mounted, or part of something else that is")
+		}
+		if err != nil {
 			return &DeviceError{volume, device, err}
 		}
 	}
 	return nil
 }
 
-func (r *run) checkDevice(from *base, p *Point, volume, device string, seen map[uint64]string) error {
-	if !slices.Contains(p.Volumes, volume) {
-		return fmt.Errorf("%s has no such volume; it has %v", describe(p), p.Volumes)
-	}
-	number, err := deviceNumber(device)
-	if err != nil {
-		return err
-	}
-	if other, ok := seen[number]; ok {
-		return fmt.Errorf("volume %s is to go onto the same device", other)
-	}
-	seen[number] = volume
+// apart refuses a device that the DR site's replicas are on.
+func (r *run) apart(number uint64) error {
 	for _, dir := range []string{r.o.Dir, replica.BaseDir(r.o.Dir)} {
 		cp, err := replica.ReadCheckpoint(dir)
 		if err != nil {
@@ -61,14 +74,7 @@ func (r *run) checkDevice(from *base, p *Point, volume, device string, seen map[
 			}
 		}
 	}
-	t, err := replica.OpenDevice(device, from.set.Volumes[volume].Size)
-	if errors.Is(err, unix.EBUSY) {
-		return errors.New("it is in use: mounted, or part of something else that is")
-	}
-	if err != nil {
-		return err
-	}
-	return t.Close()
+	return nil
 }
 
 // deviceNumber returns the number of a block device.
