@@ -35,6 +35,7 @@ type keys struct {
 	providers []credentials.Provider
 	hint      string // what to do where none has
 	from      credentials.Provider
+	static    bool // those of from don't run out
 }
 
 // RetrieveWithCredContext implements credentials.Provider.
@@ -43,7 +44,7 @@ func (k *keys) RetrieveWithCredContext(cc *credentials.CredContext) (credentials
 	for _, p := range k.providers {
 		v, err := p.RetrieveWithCredContext(cc)
 		if err == nil && v.AccessKeyID != "" && v.SecretAccessKey != "" {
-			k.from = p
+			k.from, k.static = p, v.Expiration.IsZero()
 			return v, nil
 		}
 		problems = append(problems, err)
@@ -57,5 +58,6 @@ func (k *keys) RetrieveWithCredContext(cc *credentials.CredContext) (credentials
 // Retrieve implements credentials.Provider.
 func (k *keys) Retrieve() (credentials.Value, error) { return k.RetrieveWithCredContext(nil) }
 
-// IsExpired implements credentials.Provider.
-func (k *keys) IsExpired() bool { return k.from == nil || k.from.IsExpired() }
+// IsExpired implements credentials.Provider. A file is not read again for each request, as its own provider would have it: it may be
+// in the middle of being written.
+func (k *keys) IsExpired() bool { return k.from == nil || !k.static && k.from.IsExpired() }
