@@ -1,5 +1,25 @@
-// Package store keeps objects: named pieces of bytes that are written once, whole, and never changed. A directory and S3 are
-// stores; an implementation is correct if it passes storetest.Run.
+// Package store keeps objects: named pieces of bytes that are written whole. A directory and S3 are stores; an implementation is correct if it
+// passes storetest.Run.
+//
+// # What an archive relies on
+//
+// Runs and prunes of different machines meet in the store alone, without locks of its own and without conditional writes. They are safe beside each
+// other because each first writes what the other looks for, and then looks: a run puts its marker and lists what is condemned, a prune puts what it
+// condemns and lists the markers. Whichever of the two lists later sees what the other one put, as long as
+//
+//   - a put that has returned is seen by every get and every list that begins later, from any machine, and so is a delete;
+//   - a listing has every object that was there from its beginning to its end, however many answers it takes;
+//   - the times of objects are of one clock, as far as minutes matter: markers and locks run out by them;
+//   - what was deleted stays deleted.
+//
+// S3 has promised the first two since December 2020; MinIO and versitygw do it too. A bucket that is replicated to another site behind their backs keeps
+// it at each site by itself: whoever writes and whoever prunes an archive must use the same endpoint. A directory keeps it on local file systems. Over
+// NFS a client may list what it has in its cache, so whoever prunes there must be on the machine that writes, or both mount it with
+// lookupcache=none and noac. Reading needs less: an object that isn't seen yet is a point that isn't listed yet.
+//
+// The last one has a gap that no store closes: an attempt to put that was given up may still take effect, once, for as long as the network or a proxy
+// keeps it. An archive is built so that this does no harm: packs have one content for ever, a marker or a lock that comes back runs out, and a
+// manifest that comes back after its point was removed is named as damaged by a check instead of restoring to anything wrong.
 package store
 
 import (
