@@ -105,12 +105,7 @@ func (r *Run) add(ctx context.Context, s *Source) (Part, error) {
 // plan decides what is read.
 func (b *adder) plan(ctx context.Context) error {
 	s := b.s
-	var trusted bool
-	if s.Before != nil {
-		_, trusted = b.r.roots[s.Before.Root]
-		trusted = trusted || s.Before.Root.IsZero()
-	}
-	if !trusted || s.Changed == nil {
+	if s.Before == nil || s.Changed == nil || !b.r.Trusts(s.Before) {
 		b.wanted = grid.Full(s.Size)
 		return nil
 	}

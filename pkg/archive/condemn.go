@@ -43,6 +43,8 @@ type condemnation struct {
 	name  string
 	Packs []string `json:"packs"`
 	Runs  []string `json:"runs"` // leases that the deletion waits for; nil: nobody has looked yet
+	// Damaged are barriers of points that need something which is damaged: nothing is built on them.
+	Damaged []uint64 `json:"damaged,omitempty"`
 }
 
 // ready tells whether nobody who is alive can need the packs without being seen.
@@ -81,21 +83,6 @@ func condemnations(ctx context.Context, s store.Store) ([]*condemnation, error) 
 			return nil, &DamageError{Object: info.Name, Reason: "it is no list of packs: " + err.Error() + `; "farshore archive check" finds out what is there still, then the object can be deleted`}
 		}
 		out = append(out, c)
-	}
-	return out, nil
-}
-
-// condemnedPacks returns the names of the packs that nobody may take for stored (R1). The packs are to be listed behind it.
-func condemnedPacks(ctx context.Context, s store.Store) (map[string]bool, error) {
-	all, err := condemnations(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]bool)
-	for _, c := range all {
-		for _, p := range c.Packs {
-			out[p] = true
-		}
 	}
 	return out, nil
 }

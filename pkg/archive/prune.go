@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -198,16 +199,26 @@ func (p *prune) mark(ctx context.Context) error {
 	if err := p.survey(ctx, p.needs, p.stay); err != nil {
 		return err
 	}
-	if len(p.waiting) > 0 && len(p.gone) > 0 {
-		// A run may build on a point that goes (P3). Of one that is damaged nobody can expect more than of itself.
-		damage := p.damage
-		also := p.needs.clone()
-		if err := p.survey(ctx, also, p.gone); err != nil {
-			return err
-		}
-		p.damage = damage
+	saved := maps.Clone(p.needs.doomed)
+	if err := p.save(ctx, p.needs.doomed); err != nil {
+		return err
 	}
-	return p.save(ctx)
+	if len(p.waiting) == 0 || len(p.gone) == 0 {
+		return nil
+	}
+	// A run may build on a point that goes (P3). Of one that is damaged nobody can expect more than of itself.
+	damage := p.damage
+	also := p.needs.clone()
+	also.doomed = make(map[ID]bool)
+	if err := p.survey(ctx, also, p.gone); err != nil {
+		return err
+	}
+	maps.DeleteFunc(also.doomed, func(id ID, _ bool) bool { _, ok := saved[id]; return ok })
+	if err := p.save(ctx, also.doomed); err != nil {
+		return err
+	}
+	p.damage = damage
+	return nil
 }
 
 // survey adds what points need to s.
@@ -249,9 +260,8 @@ func chunkDamage(id ID, why error) error {
 	return &DamageError{Object: "chunk " + id.String(), Reason: why.Error()}
 }
 
-// save copies chunks that are in condemned packs alone to new ones.
-func (p *prune) save(ctx context.Context) error {
-	doomed := p.needs.doomed
+// save copies doomed chunks, which are in condemned packs alone, to new ones, and empties the map.
+func (p *prune) save(ctx context.Context, doomed map[ID]bool) error {
 	if len(doomed) == 0 || p.lock == nil {
 		return nil
 	}
@@ -261,7 +271,7 @@ func (p *prune) save(ctx context.Context) error {
 	}
 	w := p.a.newPacker()
 	for some := range slices.Chunk(ids, fanout) {
-		if err := p.copy(ctx, w, some); err != nil {
+		if err := p.copy(ctx, w, doomed, some); err != nil {
 			return err
 		}
 	}
@@ -270,7 +280,7 @@ func (p *prune) save(ctx context.Context) error {
 }
 
 // copy writes doomed chunks anew, as many as can be had.
-func (p *prune) copy(ctx context.Context, w *packer, ids []ID) error {
+func (p *prune) copy(ctx context.Context, w *packer, doomed map[ID]bool, ids []ID) error {
 	g, gctx := w.begin(ctx)
 	g.Go(func() error {
 		return p.a.fetch(gctx, ids, func(i int, chunk []byte) error {
@@ -278,7 +288,7 @@ func (p *prune) copy(ctx context.Context, w *packer, ids []ID) error {
 				return nil
 			}
 			record, e := p.a.sealRecord(nil, ids[i], chunk)
-			return w.put(gctx, w.of(p.needs.doomed[ids[i]]), record, e)
+			return w.put(gctx, w.of(doomed[ids[i]]), record, e)
 		})
 	})
 	err := g.Wait()
@@ -290,7 +300,7 @@ func (p *prune) copy(ctx context.Context, w *packer, ids []ID) error {
 		return nil
 	}
 	for i := range ids {
-		if err := p.copy(ctx, w, ids[i:i+1]); err != nil {
+		if err := p.copy(ctx, w, doomed, ids[i:i+1]); err != nil {
 			return err
 		}
 	}
@@ -549,5 +559,5 @@ func (p *prune) lookAgain(ctx context.Context) error {
 	if err := p.survey(ctx, p.needs, points); err != nil {
 		return err
 	}
-	return p.save(ctx)
+	return p.save(ctx, p.needs.doomed)
 }

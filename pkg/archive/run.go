@@ -19,7 +19,7 @@ type Run struct {
 	lease  *lease // nil: given up
 	// condemned are packs that may be deleted while the run goes on: nothing in them counts as stored.
 	condemned map[packName]struct{}
-	// roots are those of the points that were listed when the run began.
+	// roots are those of the points that were listed when the run began, without those that are known to be damaged.
 	roots map[ID]struct{}
 	err   error // that ended the run
 }
@@ -61,14 +61,20 @@ func (r *Run) hold(ctx context.Context) (err error) {
 	if r.lease, err = takeLease(ctx, r.a.store, runLeases, r.a.times); err != nil {
 		return err
 	}
-	condemned, err := condemnedPacks(ctx, r.a.store)
+	condemned, err := condemnations(ctx, r.a.store)
 	if err != nil {
 		return err
 	}
 	r.condemned = make(map[packName]struct{})
-	for object := range condemned {
-		if name, ok := parsePack(object); ok {
-			r.condemned[name] = struct{}{}
+	damaged := make(map[uint64]bool)
+	for _, c := range condemned {
+		for _, object := range c.Packs {
+			if name, ok := parsePack(object); ok {
+				r.condemned[name] = struct{}{}
+			}
+		}
+		for _, barrier := range c.Damaged {
+			damaged[barrier] = true
 		}
 	}
 	if err := r.a.refresh(ctx); err != nil {
@@ -80,11 +86,21 @@ func (r *Run) hold(ctx context.Context) (err error) {
 	}
 	r.roots = make(map[ID]struct{})
 	for _, p := range points {
+		if damaged[p.Barrier] {
+			continue
+		}
 		for _, part := range p.Parts {
 			r.roots[part.Root] = struct{}{}
 		}
 	}
 	return nil
+}
+
+// Trusts tells whether the run builds on a part of an earlier point. On one that isn't listed any more, or that was quarantined, it
+// doesn't: a Source that has it as Before is read as a whole.
+func (r *Run) Trusts(before *Part) bool {
+	_, listed := r.roots[before.Root]
+	return listed || before.Root.IsZero()
 }
 
 // known tells which chunks are in the store, in packs that stay, or on their way there.
