@@ -30,8 +30,9 @@ func archiveCheckCommand() *cobra.Command {
 nothing but the store. With --read-data it reads the packs' content, too, and verifies every chunk by its name: all of it, or a share, whose packs are
 chosen at random, so that a small share every night gets around.
 
-It names what is damaged and the points that need it, and exits with 1 where there is any. It changes nothing. The other points can be
-restored; a damaged one is given up with "farshore archive prune --remove BARRIER".`,
+It names what is damaged and the points that need it, and exits with 1 where there is any. The other points can be restored. What it found it notes
+in the archive, so that the applier builds nothing on it: its next point stores anew what the replicas still have, and earlier points that share
+that are whole again. A point that stays damaged is given up with "farshore archive prune --remove BARRIER".`,
 		Example: `  farshore archive check --group bank.yaml
   farshore archive check --group bank.yaml --read-data=5%
   farshore archive check --group bank.yaml --read-data --identity age.key`,
@@ -57,7 +58,11 @@ restored; a damaged one is given up with "farshore archive prune --remove BARRIE
 					err = printChecked(cmd.OutOrStdout(), result)
 				}
 				if err == nil && len(result.Damaged) > 0 {
+					_, noting := a.Quarantine(ctx, result.Damaged)
 					err = errDamaged
+					if noting != nil {
+						err = fmt.Errorf("%w, and that could not be noted in it, so the next points may need the same: %w", err, noting)
+					}
 				}
 				return err
 			})

@@ -64,6 +64,19 @@ func (c *condemnation) put(ctx context.Context, s store.Store) error {
 	return s.Put(ctx, c.name, content)
 }
 
+// await notes the runs that are alive, which the deletion waits for. The condemnation is stored already (P1).
+func (c *condemnation) await(ctx context.Context, s store.Store) error {
+	alive, err := leases(ctx, s, runLeases)
+	if err != nil {
+		return err
+	}
+	c.Runs = []string{}
+	for _, l := range alive {
+		c.Runs = append(c.Runs, l.id)
+	}
+	return c.put(ctx, s)
+}
+
 // condemnations reads what is condemned. One that disappears meanwhile is done: its packs are gone.
 func condemnations(ctx context.Context, s store.Store) ([]*condemnation, error) {
 	var out []*condemnation

@@ -377,17 +377,12 @@ func (p *prune) states(c *condemnation) (out []*packState) {
 	return out
 }
 
-// wait notes which runs the deletion of condemned packs waits for. It may be called only when the condemnation is stored.
+// wait notes which runs the deletion of condemned packs waits for.
 func (p *prune) wait(ctx context.Context, c *condemnation) error {
-	alive, err := leases(ctx, p.a.store, runLeases)
-	if err != nil {
+	if err := p.held(); err != nil {
 		return err
 	}
-	c.Runs = []string{}
-	for _, l := range alive {
-		c.Runs = append(c.Runs, l.id)
-	}
-	return p.put(ctx, c)
+	return c.await(ctx, p.a.store)
 }
 
 // put stores a condemnation.

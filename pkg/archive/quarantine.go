@@ -32,5 +32,8 @@ func (a *Archive) Quarantine(ctx context.Context, damaged []Damage) (bool, error
 	}
 	slices.Sort(c.Damaged)
 	c.Damaged = slices.Compact(c.Damaged)
-	return true, c.put(ctx, a.store)
+	if err := c.put(ctx, a.store); err != nil {
+		return false, err
+	}
+	return true, c.await(ctx, a.store)
 }

@@ -89,7 +89,6 @@ type Archiver struct {
 	looked   uint64 // newest barrier that is, or isn't, in labeled
 	tries    map[uint64]*try
 	lost     []loss
-	distrust map[uint64]bool // points that turned out to be damaged
 	running  *run
 	pruned   *time.Time
 	problems map[string]string // by what can't be done
@@ -129,7 +128,7 @@ func New(o Options) (*Archiver, error) {
 	return &Archiver{
 		o: o, group: name, dir: filepath.Join(o.Group.Spec.Recovery.Directory, name), log: o.Log, metrics: metrics,
 		wake: make(chan struct{}, 1), handed: make(chan handed, 1), document: o.Group,
-		tries: make(map[uint64]*try), distrust: make(map[uint64]bool), problems: make(map[string]string),
+		tries: make(map[uint64]*try), problems: make(map[string]string),
 	}, nil
 }
 

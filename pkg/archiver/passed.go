@@ -62,7 +62,7 @@ func (w *worker) build(ctx context.Context, c replica.Commit) (err error) {
 		}
 		return false, err
 	}
-	for i, p := range w.candidates(c.Barrier) {
+	for i, p := range r.candidates() {
 		if i == mostBefore {
 			break
 		}
@@ -72,7 +72,7 @@ func (w *worker) build(ctx context.Context, c replica.Commit) (err error) {
 			continue
 		}
 		if done, err := use(l); done || err != nil {
-			return w.doubt(err, &p)
+			return err
 		}
 	}
 	if done, err := r.useBase(ctx, use); done || err != nil {
@@ -84,17 +84,6 @@ func (w *worker) build(ctx context.Context, c replica.Commit) (err error) {
 	}
 	w.tried(c, errors.Join(reasons...))
 	return nil
-}
-
-// doubt lets a point that is damaged not be gone on from again.
-func (a *Archiver) doubt(err error, p *archive.Point) error {
-	var damage *archive.DamageError
-	if errors.As(err, &damage) {
-		a.mu.Lock()
-		a.distrust[p.Barrier] = true
-		a.mu.Unlock()
-	}
-	return err
 }
 
 // gone tells whether an error means that the journal does not lead to a commit from where it was begun.

@@ -93,12 +93,13 @@ func (r *run) narrow(ctx context.Context, s *replica.Snapshot, cp replica.Checkp
 	return sources, nil
 }
 
-// candidates returns the points that a commit can go on from, the newest first.
-func (w *worker) candidates(barrier uint64) (out []archive.Point) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, p := range slices.Backward(w.points) {
-		if p.Barrier < barrier && !w.distrust[p.Barrier] {
+// candidates returns the points that the run's commit can go on from, the newest first.
+func (r *run) candidates() (out []archive.Point) {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	for _, p := range slices.Backward(r.w.points) {
+		trusted := !slices.ContainsFunc(p.Parts, func(part archive.Part) bool { return !r.archive.Trusts(&part) })
+		if p.Barrier < r.commit.Barrier && trusted {
 			out = append(out, p)
 		}
 	}
@@ -111,7 +112,7 @@ func (r *run) before(ctx context.Context, name string, now replica.Volume) (*arc
 		return nil, nil, nil // their log is short, and what of it was there before isn't stored again
 	}
 	looked := 0
-	for _, p := range r.w.candidates(r.commit.Barrier) {
+	for _, p := range r.candidates() {
 		cp, err := Checkpoint(p)
 		if err != nil {
 			r.w.log.Warn("an archived point is not gone on from", "error", err)

@@ -97,12 +97,6 @@ func (a *Archiver) failed(ctx context.Context, err error) {
 	a.mu.Lock()
 	pause := a.pause()
 	a.failures++
-	var damage *archive.DamageError
-	if errors.As(err, &damage) { // in what was to be gone on from: the next attempt reads everything
-		for _, p := range a.points {
-			a.distrust[p.Barrier] = true
-		}
-	}
 	repeated := a.problems["archive"] != ""
 	a.mu.Unlock()
 	a.metrics.failed(ctx)

@@ -80,6 +80,7 @@ func (a *Archiver) session(ctx context.Context, f *replica.Follower) {
 	w := &worker{Archiver: a, archive: opened, follower: f, source: mirrors}
 	for ctx.Err() == nil {
 		if err := w.once(ctx); err != nil {
+			w.quarantine(ctx, err)
 			a.failed(ctx, err)
 		}
 	}
@@ -92,7 +93,7 @@ func (a *Archiver) use(opened *archive.Archive) {
 	a.inUse.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.points, a.known, a.distrust = nil, false, make(map[uint64]bool)
+	a.points, a.known = nil, false
 }
 
 // worker works with an archive that is open.
@@ -124,6 +125,23 @@ func (w *worker) once(ctx context.Context) error {
 	}
 	err := w.live(ctx, h.snapshot)
 	return errors.Join(err, h.snapshot.Close())
+}
+
+// quarantine lets nothing be built on what turned out to be damaged: the next attempt reads everything, and stores anew what it has to.
+func (w *worker) quarantine(ctx context.Context, err error) {
+	var damage *archive.DamageError
+	if !errors.As(err, &damage) {
+		return
+	}
+	d := archive.Damage{Object: damage.Object, Reason: damage.Reason}
+	w.mu.Lock()
+	for _, p := range w.points {
+		d.Points = append(d.Points, p.Barrier)
+	}
+	w.mu.Unlock()
+	if _, err := w.archive.Quarantine(ctx, []archive.Damage{d}); err != nil {
+		w.log.Warn("damage of the archive was not noted in it", "object", damage.Object, "error", err)
+	}
 }
 
 // readPoints reads which points there are, where that was not done for a while.
