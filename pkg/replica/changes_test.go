@@ -230,6 +230,9 @@ func TestChangesUnknown(t *testing.T) {
 	if steps < 10 {
 		t.Errorf("only %d faults are on the way", steps)
 	}
+	if set, err := replica.Changes(t.Context(), short{src, 0, nil}, "g", "v", to, to); err != nil || set == nil || set.Len() > 0 {
+		t.Errorf("between a mark and itself: %v", err)
+	}
 	unknown("the journal ends before", short{src, to.Seq - 1, nil}, from, to)
 	if _, err := replica.Changes(t.Context(), short{src, 0, errors.New("no answer")}, "g", "v", from, to); err == nil {
 		t.Error("an error of the source makes no difference")

@@ -86,11 +86,10 @@ func (m *image) liveRun(from, end int64) (first, n int64) {
 	if m.left == 0 {
 		return 0, 0
 	}
-	first = m.live.Next(from)
-	if first < 0 || first >= end {
-		return 0, 0
+	for first = from; first < end && !m.live.Has(first); first++ {
 	}
-	for n = 1; first+n < end && n < copyRun/grid.Chunk && m.live.Has(first+n); n++ {
+	for first+n < end && n < copyRun/grid.Chunk && m.live.Has(first+n) {
+		n++
 	}
 	return first, n
 }

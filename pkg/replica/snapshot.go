@@ -45,7 +45,7 @@ type part interface {
 
 // Snapshot takes a snapshot of the set, which must be whole: else the error is ErrNotWhole. dir is a directory on the replicas' file
 // system, which is made: what of the set is about to be overwritten is kept there, in files without names. It waits for whoever works on the
-// set, as long as ctx goes on.
+// set, as long as ctx goes on. A volume that left the commits and whose replica isn't there any more is left out.
 func (s *Set) Snapshot(ctx context.Context, dir string) (*Snapshot, error) {
 	snap, err := s.snapshot(ctx, dir)
 	if err != nil {
@@ -83,7 +83,11 @@ func (s *Set) snapshot(ctx context.Context, dir string) (_ *Snapshot, err error)
 		}
 	}()
 	for _, v := range volumes {
-		if err := s.openVolume(v, v.now.Size); err != nil {
+		if err := s.openVolume(v, v.now.Size); err != nil && v.now.State == Left {
+			s.log.Warn("a volume that is in no commit any more can't be read, and is left out of a snapshot", "volume", v.name, "error", err)
+			delete(cp.Volumes, v.name)
+			continue
+		} else if err != nil {
 			return nil, &VolumeError{v.name, err}
 		}
 		if !v.whole {

@@ -295,6 +295,46 @@ func TestSnapshotOfWhat(t *testing.T) {
 	snapshot(t, set, t.TempDir())
 }
 
+// A volume that left belongs to a snapshot as long as its replica is there.
+func TestSnapshotWithoutWhatLeft(t *testing.T) {
+	t.Parallel()
+	h, src := busy(t, pickSeed(t), 1)
+	h.Leave("a")
+	if err := h.Frame("b", 8); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Commit(""); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	set := setAt(t, dir, replica.Options{Group: "g"}, h, src, 0)
+	if err := set.Advance(t.Context(), src, h.Commits[1]); err != nil {
+		t.Fatal(err)
+	}
+	snap := snapshot(t, set, t.TempDir())
+	if got, err := allOf(snap, "a"); err != nil || !bytes.Equal(got, h.States[0]["a"]) {
+		t.Errorf("a volume that left: %v", err)
+	}
+	if cp := snap.Checkpoint(); cp.Volumes["a"].State != replica.Left {
+		t.Errorf("the volumes are %+v", cp.Volumes)
+	}
+	if err := errors.Join(set.Close(), os.Remove(replica.VolumePath(dir, "a"))); err != nil {
+		t.Fatal(err)
+	}
+	again, err := replica.Open(dir, replica.Options{Group: "g"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = again.Close() }()
+	snap = snapshot(t, again, t.TempDir())
+	if cp := snap.Checkpoint(); len(cp.Volumes) != 2 || !cp.Whole() {
+		t.Errorf("the volumes are %+v", cp.Volumes)
+	}
+	if got, err := allOf(snap, "b"); err != nil || !bytes.Equal(got, h.States[1]["b"]) {
+		t.Errorf("the other one: %v", err)
+	}
+}
+
 // [I] A snapshot is good for a set of its own: it goes on like the one that it was taken of, also where the objects' log was written anew
 // and the volumes were overwritten meanwhile.
 func TestSnapshotIsPlanted(t *testing.T) {
