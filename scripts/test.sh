@@ -17,7 +17,7 @@ GOVULNCHECK=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 # Programs that the NBD server, the images and whole databases are checked with, and their Debian packages.
 # Where one is missing, the tests that need it skip and say so.
 FOREIGN=(nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdkit:nbdkit qemu-io:qemu-utils qemu-img:qemu-utils fio:fio
-	mkfs.ext4:e2fsprogs losetup:util-linux fusermount3:fuse3 /usr/lib/postgresql/15/bin/postgres:postgresql-15)
+	mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs losetup:util-linux fusermount3:fuse3 /usr/lib/postgresql/15/bin/postgres:postgresql-15)
 
 mkdir -p "$LOGS"
 summary=()

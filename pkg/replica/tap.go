@@ -46,7 +46,11 @@ func (t *tap) attached() []*image {
 
 // keep lets the images keep a range that is about to be changed.
 func (t *tap) keep(off, length int64) {
-	for _, m := range t.attached() {
+	list := t.attached()
+	if len(list) == 0 || forgets() {
+		return
+	}
+	for _, m := range list {
 		m.keep(t.Target, off, length)
 	}
 }
