@@ -219,17 +219,13 @@ func (b *adder) openInner(ctx context.Context, n *growing, level int) error {
 			ids[slot] = n.ids[slot]
 			next = b.wanted.Next(n.first + (slot+1)*wide)
 		}
-		grafted := n.first == 0 && level-1 > b.beforeHigh // the first child is none of the tree before
-		if grafted {
-			ids[0] = ID{}
-		}
 		old, err := b.r.a.nodes(ctx, ids, level-1, n.first, grid.Count(b.before.Size))
 		if err != nil {
 			return err
 		}
 		for _, slot := range slots {
 			was := old[slot]
-			if grafted && slot == 0 {
+			if n.first == 0 && slot == 0 && level-1 > b.beforeHigh {
 				was = b.above(level - 1)
 			}
 			n.left.Add(1)

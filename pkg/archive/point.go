@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,6 +118,12 @@ func (a *Archive) Points(ctx context.Context) (points []Point, damaged []*Damage
 	if err := g.Wait(); err != nil {
 		return nil, nil, err
 	}
+	a.mu.Lock()
+	maps.DeleteFunc(a.manifests, func(object string, _ manifest) bool {
+		_, there := slices.BinarySearchFunc(infos, object, func(i store.Info, object string) int { return strings.Compare(i.Name, object) })
+		return !there
+	})
+	a.mu.Unlock()
 	for i := range infos {
 		if read[i] != nil {
 			points = append(points, read[i].clone())
