@@ -250,7 +250,7 @@ func (w *walker) advance(ctx context.Context, c *events.Commit) error {
 		if v == nil {
 			v = &image{place: place{path: w.history[e.Volume].path}, slots: make([]uint64, w.size/2/slot)}
 			if w.whole {
-				v.content = make([]byte, w.size)
+				v.content = []byte{} // the first event tells its size
 			}
 			w.volumes[e.Volume] = v
 		}

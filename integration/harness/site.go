@@ -42,6 +42,7 @@ type Options struct {
 	MaxBytes    string // journal.maxBytes: of each stream at the primary (1Gi)
 	Margin      string // journal.margin
 	Retention   string // recovery.retention
+	Mirrors     string // recovery.journal, as YAML in one line
 	Archive     string // recovery.archive, as YAML in one line
 
 	Sources  string    // directory of the volumes' backing files (Dir)
@@ -123,6 +124,7 @@ spec:
   recovery:
     directory: {{.Recovery}}
     {{with .Retention}}retention: {{.}}{{end}}
+    {{with .Mirrors}}journal: {{.}}{{end}}
     {{with .Archive}}archive: {{.}}{{end}}
     {{with .Objects}}{{with .Recovery}}objects: {{.}}{{end}}{{end}}
 `))
@@ -267,7 +269,7 @@ func (p *Pair) writeDocument() {
 		"Interval": p.options.Interval, "HoldLimit": p.options.HoldLimit, "Recovery": p.Recovery,
 		"Memory": p.options.Memory, "HotRegions": p.options.HotRegions, "WhenBusGone": p.options.WhenBusGone,
 		"Objects": p.options.Objects, "MaxBytes": p.options.MaxBytes, "Margin": p.options.Margin, "Retention": p.options.Retention,
-		"Archive": p.options.Archive,
+		"Mirrors": p.options.Mirrors, "Archive": p.options.Archive,
 	})
 	if err == nil { // replaced, not rewritten: processes read it while they run
 		err = os.WriteFile(p.Document+".new", b.Bytes(), 0o600)
@@ -327,6 +329,13 @@ func (p *Pair) ended(x *Process) *Process {
 func (p *Pair) SetObjects(spec, recovery string) {
 	p.t.Helper()
 	p.options.Objects.Spec, p.options.Objects.Recovery = spec, recovery
+	p.writeDocument()
+}
+
+// SetArchive replaces the part of the document that is about the archive, which the applier reads while it runs.
+func (p *Pair) SetArchive(spec string) {
+	p.t.Helper()
+	p.options.Archive = spec
 	p.writeDocument()
 }
 
