@@ -14,11 +14,13 @@ func demoCommand() *cobra.Command {
 	var o demo.Options
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Lose a primary site under load on this machine, and recover it",
+		Short: "Lose a primary site under load on this machine, recover it, and once more from the archive alone",
 		Long: `Demo starts a primary and a DR site as processes of this machine and runs two SQLite databases, a ledger and a
 settlement, on a volume each. Then it makes two things happen that one recovers from: a DELETE without WHERE, and the
 loss of the whole primary site in mid-write. It recovers the newest recovery point and the one labelled before the
-DELETE, checks both databases, alone and against each other, and reports what was lost.
+DELETE, checks both databases, alone and against each other, and reports what was lost. Then the DR site is lost, too: its
+processes are killed, its journal and its replicas deleted. The labelled point comes back from the archive alone, a directory
+here, and is compared with the journal's events byte by byte.
 
 Kubernetes objects go with the volumes: the demo starts an API server at each site (built once, which takes about five
 minutes on two cores), installs a small application and deletes one of its objects by mistake. A limit in a ConfigMap, which

@@ -1,5 +1,6 @@
 // Package demo is `farshore demo`: two sites as processes of one machine, two databases under load, a
-// disaster, and a recovery whose result is checked against what the databases had acknowledged.
+// disaster, and a recovery whose result is checked against what the databases had acknowledged; then a second
+// disaster that leaves the archive alone, and a recovery from that.
 //
 // It starts the real programs and recovers with the real command. Whatever way it ends, it leaves no
 // process, and no file unless it was asked to.
@@ -128,6 +129,9 @@ func (d *demo) prepare(ctx context.Context) error {
 	}
 	d.nursery = newNursery(filepath.Join(d.dir, "logs"))
 	d.sites = &sites{nursery: d.nursery, bin: bin, dir: d.dir, sockets: d.temp, size: d.volumeSize()}
+	if d.sites.key, err = newKey(filepath.Join(d.dir, "dr", "age.key")); err != nil {
+		return err
+	}
 	if d.sites.clusters, err = d.kubernetes(ctx); err != nil {
 		return err
 	}
@@ -337,11 +341,11 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// recover brings two points back, checks them and reports.
+// recover brings two points back, one of them from the archive alone, too, checks them and reports.
 func (d *demo) recover(ctx context.Context) error {
 	for _, target := range []string{replay.Latest, label} {
 		d.screen.say("farshore replay --to %s", target)
-		r, err := d.sites.recover(ctx, d.options.Err, target, d.plan, d.log, d.clusters.replay(target)...)
+		r, err := d.sites.recover(ctx, d.options.Err, target, target, d.plan, d.log, d.clusters.replay(target)...)
 		if err != nil {
 			return err
 		}
@@ -361,6 +365,9 @@ func (d *demo) recover(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := d.restore(ctx); err != nil {
+		return err
+	}
 	d.report.loss = d.log.Lost(latest.contents.Debits, latest.contents.Credits)
 	d.screen.print(d.report.String())
 	if failed, all := d.report.failed(); failed > 0 {
@@ -376,12 +383,17 @@ func (d *demo) sever() {
 	}
 }
 
-// close ends and removes whatever prepare and load made, however far they came.
-func (d *demo) close() {
+// stopWatching ends the witness's watch; what it saw stays.
+func (d *demo) stopWatching() {
 	if d.watcher != nil {
 		d.watcher()
 		d.watching.Wait()
 	}
+}
+
+// close ends and removes whatever prepare and load made, however far they came.
+func (d *demo) close() {
+	d.stopWatching()
 	d.sever()
 	for _, db := range d.source {
 		db.close()

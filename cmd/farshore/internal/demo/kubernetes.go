@@ -37,8 +37,7 @@ type clusters struct {
 	namespace   string // of the application, at the primary
 	drNamespace string // of the application, at the DR site
 	copied      string // of the application as it was at the labelled point, at the DR site
-	identity    *age.X25519Identity
-	identities  string // path of the file with it
+	key         *key   // that opens the Secrets
 }
 
 // apiServer is one of them.
@@ -54,10 +53,7 @@ func (d *demo) kubernetes(ctx context.Context) (*clusters, error) {
 	if d.options.Kube == "" || d.options.Kube == KubeOff {
 		return nil, nil
 	}
-	c := &clusters{namespace: groupName}
-	if err := c.keys(filepath.Join(d.dir, "dr")); err != nil {
-		return nil, err
-	}
+	c := &clusters{namespace: groupName, key: d.sites.key}
 	if d.options.PrimaryContext != "" {
 		d.clusters = c // from here on there is something to clean up
 		return c, c.find(ctx, d.options, d.dir)
@@ -95,13 +91,18 @@ func (d *demo) servers(ctx context.Context) (bool, error) {
 	return err == nil, err
 }
 
-// keys makes an age identity that only the DR site has.
-func (c *clusters) keys(dir string) (err error) {
-	if c.identity, err = age.GenerateX25519Identity(); err != nil {
-		return err
+// key is an age identity that only the DR site has.
+type key struct {
+	recipient string
+	path      string // of the file with the identity
+}
+
+func newKey(path string) (*key, error) {
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		return nil, err
 	}
-	c.identities = filepath.Join(dir, "age.key")
-	return os.WriteFile(c.identities, []byte(c.identity.String()+"\n"), 0o600)
+	return &key{identity.Recipient().String(), path}, os.WriteFile(path, []byte(identity.String()+"\n"), 0o600)
 }
 
 // find looks up the clusters that were named. Nothing of theirs is used but namespaces that the demo makes.
@@ -172,11 +173,11 @@ func (c *clusters) connect() (err error) {
 
 // spec is what the document says about the objects; recovery is its part about the DR site.
 func (c *clusters) spec() string {
-	return fmt.Sprintf("  objects:\n    namespaces: [%s]\n    recipients: [%s]\n", c.namespace, c.identity.Recipient())
+	return fmt.Sprintf("  objects:\n    namespaces: [%s]\n    recipients: [%s]\n", c.namespace, c.key.recipient)
 }
 
 func (c *clusters) recovery() string {
-	text := fmt.Sprintf("    objects:\n      identities: [%q]\n", c.identities)
+	text := fmt.Sprintf("    objects:\n      identities: [%q]\n", c.key.path)
 	if c.drNamespace != c.namespace {
 		text += fmt.Sprintf("      namespaces: {%s: %s}\n", c.namespace, c.drNamespace)
 	}
@@ -188,7 +189,7 @@ func (c *clusters) replay(target string) []string {
 	if c == nil {
 		return nil
 	}
-	args := []string{"--identity", c.identities}
+	args := []string{"--identity", c.key.path}
 	if target == label {
 		args = append(args, "--into-namespace", c.copied, "--kubeconfig", c.dr.kubeconfig)
 	}

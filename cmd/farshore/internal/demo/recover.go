@@ -16,18 +16,21 @@ import (
 // recovered is a point, brought back and looked at.
 type recovered struct {
 	target    string
+	alone     bool          // it was brought back from the archive alone
+	origin    replay.Origin // what the replay began from
 	point     replay.Point
-	bytes     uint64        // of the journal
-	replay    time.Duration // from the command's start to its end
-	open      time.Duration // until both databases are open: their own recovery
+	bytes     uint64         // of the journal, or of the archive where that was alone
+	sums      map[string]sum // of the volumes' contents, before anybody opened them
+	replay    time.Duration  // from the command's start to its end
+	open      time.Duration  // until both databases are open: their own recovery
 	contents  bank.Contents
 	manifests *manifests // nil: the point has no objects
 	checks    []bank.Check
 }
 
-// recover replays a point with the real command, opens both databases in the volumes and checks them.
-func (s *sites) recover(ctx context.Context, stderr io.Writer, target string, plan bank.Plan, log *bank.Log, more ...string) (*recovered, error) {
-	into := filepath.Join(s.dir, "recovered", target)
+// recover replays a point with the real command into a directory of the given name, opens both databases in the volumes and checks them.
+func (s *sites) recover(ctx context.Context, stderr io.Writer, target, into string, plan bank.Plan, log *bank.Log, more ...string) (*recovered, error) {
+	into = filepath.Join(s.dir, "recovered", into)
 	begun := time.Now()
 	args := append([]string{"replay", "--group", s.document, "--to", target, "--into", into, "-o", "json"}, more...)
 	out, err := s.nursery.output(ctx, stderr, "farshore replay", filepath.Join(s.bin, "farshore"), args...)
@@ -43,12 +46,18 @@ func (s *sites) recover(ctx context.Context, stderr io.Writer, target string, pl
 	if err := errors.Join(json.Unmarshal(out, &result), json.Unmarshal(out, &objects)); err != nil {
 		return nil, fmt.Errorf("decode the result of farshore replay: %w", err)
 	}
-	r.point, r.bytes, r.manifests = result.Point, result.Bytes, objects.Manifests
+	r.origin = result.From
+	r.point, r.bytes, r.manifests, r.sums = result.Point, result.Bytes, objects.Manifests, make(map[string]sum)
 	defer func() { // behind the databases' checks
 		if a := objects.Applied; a != nil {
 			r.check("the DR API server takes every object", len(a.Refused) == 0, "%s", a)
 		}
 	}()
+	for _, v := range result.Volumes {
+		if r.sums[v.Name], err = sumOfFile(v.Path); err != nil {
+			return nil, err
+		}
+	}
 	begun = time.Now()
 	databases := make(map[string]*database)
 	defer func() {
@@ -57,7 +66,7 @@ func (s *sites) recover(ctx context.Context, stderr io.Writer, target string, pl
 		}
 	}()
 	for _, v := range result.Volumes {
-		db, err := openRecovered(v.Path, target+"-"+v.Name)
+		db, err := openRecovered(v.Path, filepath.Base(into)+"-"+v.Name)
 		if err != nil {
 			// A volume that holds no database is what the checks are for.
 			r.checks = append(r.checks, bank.Check{Name: v.Name + ": opens", Detail: err.Error()})

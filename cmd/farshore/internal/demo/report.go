@@ -7,6 +7,8 @@ import (
 
 	"github.com/farshore/farshore/cmd/farshore/internal/bank"
 	"github.com/farshore/farshore/cmd/farshore/internal/human"
+	"github.com/farshore/farshore/pkg/archive"
+	"github.com/farshore/farshore/pkg/replay"
 )
 
 // report is what the demo found.
@@ -17,10 +19,11 @@ type report struct {
 	rpo, holds []time.Duration // sorted
 	loss       bank.Loss
 	disaster   time.Time
-	points     []*recovered  // the newest first
-	changes    int           // of the application's ConfigMap; 0: there were no objects
-	release    time.Duration // that the takeover took
-	takeover   *takeover     // nil: there were no objects
+	points     []*recovered   // the newest first
+	changes    int            // of the application's ConfigMap; 0: there were no objects
+	release    time.Duration  // that the takeover took
+	takeover   *takeover      // nil: there were no objects
+	archive    *archive.Stats // behind the labelled point
 }
 
 // failed counts the checks that failed, and all.
@@ -43,6 +46,20 @@ func (r *report) checks() (all [][]bank.Check) {
 		all = append(all, r.takeover.checks)
 	}
 	return all
+}
+
+// read is what was read to bring a point back.
+func (p *recovered) read() string {
+	bytes := human.Bytes(int64(p.bytes))
+	switch {
+	case p.alone:
+		return bytes + " of archive"
+	case p.origin != replay.Archived:
+		return bytes + " of journal"
+	case p.bytes == 0:
+		return "an archived point"
+	}
+	return fmt.Sprintf("an archived point and %s of journal", bytes)
 }
 
 // lost tells what was acknowledged and is gone.
@@ -75,13 +92,20 @@ func (r *report) String() string {
 		if i == 0 {
 			name = "recovery time"
 		}
-		row(name, "%s to %s: %s of journal, then %s until the databases are open", human.Duration(p.replay), p.target, human.Bytes(int64(p.bytes)), human.Duration(p.open))
+		row(name, "%s to %s: %s, then %s until the databases are open", human.Duration(p.replay), p.target, p.read(), human.Duration(p.open))
 	}
 	if r.release > 0 {
 		row("", "%s until the Kubernetes objects are released", human.Duration(r.release))
 	}
+	if a := r.archive; a != nil {
+		row("archive", "%s in the store hold %s points that restore to %s in all", human.Bytes(a.Stored), human.Count(int64(a.Points)), human.Bytes(a.Restorable))
+	}
 	for _, p := range r.points {
-		fmt.Fprintf(&b, "\nRecovered %s: barrier %d of %s\n", p.target, p.point.Barrier, p.point.Time.Local().Format("15:04:05.000000"))
+		from := ""
+		if p.alone {
+			from = " from the archive alone"
+		}
+		fmt.Fprintf(&b, "\nRecovered %s%s: barrier %d of %s\n", p.target, from, p.point.Barrier, p.point.Time.Local().Format("15:04:05.000000"))
 		writeChecks(&b, p.checks)
 	}
 	if r.takeover != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/farshore/farshore/cmd/farshore/internal/bank"
+	"github.com/farshore/farshore/pkg/archive"
 	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/replay"
 )
@@ -29,14 +30,22 @@ func TestReportForm(t *testing.T) {
 				target: "latest", point: replay.Point{Barrier: 31, Time: noon.Add(-800 * time.Millisecond)}, bytes: 80 << 20,
 				replay: 900 * time.Millisecond, open: 20 * time.Millisecond,
 			},
-			{target: label, point: replay.Point{Barrier: 16, Time: noon.Add(-15 * time.Second)}, bytes: 40 << 20, replay: 500 * time.Millisecond, open: 10 * time.Millisecond},
+			{target: label, origin: replay.Archived, point: replay.Point{Barrier: 16, Time: noon.Add(-15 * time.Second)}, bytes: 40 << 20, replay: 500 * time.Millisecond, open: 10 * time.Millisecond},
+			{
+				target: label, alone: true, point: replay.Point{Barrier: 16, Time: noon.Add(-15 * time.Second)}, bytes: 2 << 20,
+				replay: 60 * time.Millisecond, open: 10 * time.Millisecond, sums: map[string]sum{ledger: {1}, settlement: {2}},
+			},
 		},
+		archive: &archive.Stats{Points: 6, Stored: 9 << 20, Restorable: 6 * 256 << 20},
 	}
 	r.points[0].check("ledger: PRAGMA integrity_check", true, "ok")
 	r.points[0].check("the DELETE is there", false, "%d customers", 2000)
 	r.points[1].check("the DELETE never was", true, "%d of %d customers", 2000, 2000)
-	if failed, all := r.failed(); failed != 1 || all != 3 {
-		t.Errorf("%d of %d failed, want 1 of 3", failed, all)
+	r.points[2].compare(map[string]sum{ledger: {1}, settlement: {2}})
+	r.points[2].compare(map[string]sum{ledger: {1}, settlement: {3}})
+	r.points[2].compare(map[string]sum{ledger: {1}})
+	if failed, all := r.failed(); failed != 3 || all != 6 {
+		t.Errorf("%d of %d failed, want 3 of 6", failed, all)
 	}
 	got := r.String()
 	path := filepath.Join("testdata", "report.txt")
@@ -58,7 +67,7 @@ func TestDuring(t *testing.T) {
 	at := func(ms int) time.Time { return time.UnixMilli(1_000_000 + int64(ms)) }
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 	points := []arrival{
-		{1, at(-100), at(0), ms(1), false}, {2, at(900), at(1000), ms(9), false}, {3, at(1900), at(2000), ms(5), false}, {4, at(2900), at(3000), ms(7), false},
+		{1, at(-100), at(0), ms(1), false, nil}, {2, at(900), at(1000), ms(9), false, nil}, {3, at(1900), at(2000), ms(5), false, nil}, {4, at(2900), at(3000), ms(7), false, nil},
 	}
 	rpo, holds := during(points, at(0), at(1999))
 	// A saw from 100 ms to 1090 ms and again.
@@ -98,6 +107,7 @@ func TestScreen(t *testing.T) {
 		status: &group.Status{
 			Lags:    group.Lags{ReplayDebt: &group.Debt{}},
 			Volumes: []group.VolumeStatus{{Name: ledger}, {Name: settlement}},
+			Archive: &group.ArchiveStatus{Points: 3, Newest: &group.Point{Barrier: 5}, Running: &group.ArchiveRun{Point: group.Point{Barrier: 7}}},
 		},
 	}
 	var out bytes.Buffer
@@ -110,7 +120,7 @@ func TestScreen(t *testing.T) {
 	out.Reset()
 	s.terminal = true
 	s.draw(v)
-	if n := strings.Count(out.String(), "\n"); n != 6 || s.drawn != n {
+	if n := strings.Count(out.String(), "\n"); n != 7 || s.drawn != n {
 		t.Errorf("%d lines drawn, %d remembered:\n%s", n, s.drawn, out.String())
 	}
 	for line := range strings.Lines(out.String()) {
@@ -120,7 +130,7 @@ func TestScreen(t *testing.T) {
 	}
 	out.Reset()
 	s.print("the end\n")
-	if got := out.String(); got != "\x1b[6A\x1b[Jthe end\n" {
+	if got := out.String(); got != "\x1b[7A\x1b[Jthe end\n" {
 		t.Errorf("the live part is left behind: %q", got)
 	}
 }

@@ -80,7 +80,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Errorf("run: %v\n%s%s", err, out.String(), errs.String())
 	}
-	for _, want := range []string{"DISASTER", "recoverable RPO    p50 ", "really lost", "barrier hold", "recovery time", "All 29 checks hold."} {
+	for _, want := range []string{"DISASTER", "recoverable RPO    p50 ", "really lost", "barrier hold", "recovery time", "SECOND DISASTER", "✓ every byte is as it was written", "All 46 checks hold."} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in the output:\n%s", want, out.String())
 		}
@@ -104,7 +104,7 @@ func TestRunWithObjects(t *testing.T) {
 	}
 	for _, want := range []string{
 		"changes of a ConfigMap", "Taken over at the DR site", "✓ no debit beyond the ConfigMap's limit", "✓ the deleted ConfigMap is back",
-		"✓ nothing acts before the release", "✓ the application acts", "All 47 checks hold.",
+		"✓ nothing acts before the release", "✓ the application acts", "All 70 checks hold.",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in the output:\n%s", want, out.String())
@@ -125,7 +125,7 @@ func TestRunInClustersThatExist(t *testing.T) {
 		Duration: 2 * time.Second, Seed: 1, Rate: 200, Kube: KubeAuto, Bin: bin, Out: &out, Err: &errs,
 		Kubeconfig: cluster.Kubeconfig, PrimaryContext: "mine", DRContext: "mine",
 	})
-	if err != nil || !strings.Contains(out.String(), "All 47 checks hold.") {
+	if err != nil || !strings.Contains(out.String(), "All 70 checks hold.") {
 		t.Errorf("run: %v\n%s%s", err, out.String(), errs.String())
 	}
 	namespaces, err := kubetest.Client(t, cluster).CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{})

@@ -178,6 +178,9 @@ func (v view) lines() []string {
 	if o := v.status.Objects; o != nil {
 		out = append(out, "         "+objectsLine(o))
 	}
+	if a := v.status.Archive; a != nil {
+		out = append(out, "         "+archiveLine(a))
+	}
 	out = append(out, fmt.Sprintf("         %-16s %-14s %-34s %s", "volume", "transit lag", "replay debt", "capture debt"))
 	for _, vol := range v.status.Volumes {
 		out = append(out, strings.TrimRight(fmt.Sprintf("         %-16s %-14s %-34s %s", vol.Name,

@@ -24,12 +24,13 @@ type sites struct {
 	dir      string    // of everything
 	sockets  string    // of the NBD sockets: a path of a socket must be short
 	size     int64     // bytes of each volume
+	key      *key      // of the archive, and of the Secrets among the objects
 	clusters *clusters // nil: without Kubernetes objects
 
 	document string // the ProtectionGroup
 	primary  []*process
 	dr       []*process
-	once     sync.Once
+	once     [2]sync.Once
 	gone     chan struct{} // closed when the primary's processes may end
 	over     chan struct{} // closed when the DR site's may
 	site     *journal.Site // the demo's own connection to the DR site
@@ -167,7 +168,9 @@ spec:
     maxBytes: 2Gi
 %s  recovery:
     directory: %q
-%s`, groupName, primary, dr, volume(ledger), volume(settlement), objects, filepath.Join(s.dir, "dr", "recovery"), recovery)
+    archive: {directory: %q, every: 5s, recipients: [%s], identities: %q} # labelled points as well
+%s`, groupName, primary, dr, volume(ledger), volume(settlement), objects, filepath.Join(s.dir, "dr", "recovery"), filepath.Join(s.dir, "archive"),
+		s.key.recipient, s.key.path, recovery)
 }
 
 func (s *sites) socket(volume string) string { return filepath.Join(s.sockets, volume+".sock") }
@@ -181,14 +184,24 @@ func (s *sites) lose() {
 	site.Wait()
 }
 
+// loseDR ends every process of the DR site at once, but for its API server, and the demo's connection to it.
+func (s *sites) loseDR() {
+	s.letGoDR()
+	s.site.Close()
+	kill(s.dr...)
+}
+
 // letGo makes the end of the primary's processes no failure.
-func (s *sites) letGo() { s.once.Do(func() { close(s.gone) }) }
+func (s *sites) letGo() { s.once[0].Do(func() { close(s.gone) }) }
+
+// letGoDR makes the end of the DR site's processes no failure.
+func (s *sites) letGoDR() { s.once[1].Do(func() { close(s.over) }) }
 
 // close ends the connection; the nursery ends the processes that are left.
 func (s *sites) close() {
 	if s.over != nil {
 		s.letGo()
-		close(s.over)
+		s.letGoDR()
 	}
 	if s.site != nil {
 		s.site.Close()

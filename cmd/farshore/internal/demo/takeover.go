@@ -245,10 +245,10 @@ func (d *demo) acting(ctx context.Context) (acts, error) {
 	}
 }
 
-// readable returns the first file of the journals and replicas that holds a secret as it is; "": none does.
+// readable returns the first file of the journals, replicas and the archive that holds a secret as it is; "": none does.
 func (d *demo) readable(secret string) (found string, err error) {
 	forms := [][]byte{[]byte(secret), []byte(base64.StdEncoding.EncodeToString([]byte(secret)))}
-	for _, dir := range []string{"primary/bus", "dr/bus", "dr/recovery"} {
+	for _, dir := range []string{"primary/bus", "dr/bus", "dr/recovery", "archive"} {
 		err = filepath.WalkDir(filepath.Join(d.dir, dir), func(path string, e fs.DirEntry, err error) error {
 			if err != nil || found != "" || !e.Type().IsRegular() {
 				return ignoreGone(err)

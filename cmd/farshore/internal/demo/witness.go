@@ -27,7 +27,8 @@ type arrival struct {
 	committed time.Time // of the cut
 	arrived   time.Time
 	hold      time.Duration
-	objects   bool // there are Kubernetes objects in it
+	objects   bool                 // there are Kubernetes objects in it
+	vector    []events.VectorEntry // of the volumes
 }
 
 // poll is how often the witness looks, and so what it may add to an RPO.
@@ -69,7 +70,7 @@ func (w *witness) watch(ctx context.Context) error {
 			return fmt.Errorf("watch barrier %d: %w", c.Token.Barrier, err)
 		}
 		w.mu.Lock()
-		w.points = append(w.points, arrival{c.Token.Barrier, c.Time, time.Now(), c.Hold, c.Objects != nil})
+		w.points = append(w.points, arrival{c.Token.Barrier, c.Time, time.Now(), c.Hold, c.Objects != nil, c.Vector})
 		w.mu.Unlock()
 	}
 }
