@@ -12,7 +12,6 @@ import (
 	"github.com/farshore/farshore/cmd/internal/cluster"
 	"github.com/farshore/farshore/cmd/internal/daemon"
 	"github.com/farshore/farshore/pkg/group"
-	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/rebuild"
 	"github.com/farshore/farshore/pkg/replay"
 	"github.com/farshore/farshore/pkg/replica/objects"
@@ -44,8 +43,8 @@ func objectsListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the objects that a recovery point has",
-		Long: `List names the objects that the group had at a recovery point, read from the DR site's own copy and journal: no API
-server is asked. ` + atHelp,
+		Long: `List names the objects that the group had at a recovery point, read from the DR site's own copy, journal
+and archive: no API server is asked. ` + atHelp,
 		Example: `  farshore objects list --group bank.yaml
   farshore objects list --group bank.yaml --at before-upgrade`,
 		Args: noArgs,
@@ -58,12 +57,12 @@ server is asked. ` + atHelp,
 			if err != nil {
 				return err
 			}
-			site, err := r.site(cmd.Context(), g, daemon.DR)
+			from, err := r.sourcesAt(cmd, g, at, nil)
 			if err != nil {
 				return err
 			}
-			defer site.Close()
-			view, point, err := viewAt(cmd.Context(), site, g, at)
+			defer from.close()
+			view, point, err := viewAt(cmd.Context(), from, g, at)
 			if err != nil {
 				return fmt.Errorf("list objects: %w", err)
 			}
@@ -81,11 +80,13 @@ server is asked. ` + atHelp,
 }
 
 // viewAt returns the group's objects at a target; "": the newest point.
-func viewAt(ctx context.Context, site *journal.Site, g *group.Group, target string) (*objects.View, replay.Point, error) {
+func viewAt(ctx context.Context, from *sources, g *group.Group, target string) (*objects.View, replay.Point, error) {
 	if target == "" {
 		target = replay.Latest
 	}
-	return replay.Objects(ctx, replay.Options{Site: site, Group: g.Metadata.Name, Dir: directory(g), Target: target})
+	return replay.Objects(ctx, replay.Options{
+		Site: from.site, Archive: from.archive, Group: g.Metadata.Name, Dir: directory(g), Target: target, Notice: from.notice,
+	})
 }
 
 // objectList is the result of the list command.
@@ -172,10 +173,10 @@ It exits with 0 where nothing differs, and with 1 where anything does; what is h
 			if d.rules, err = diffRules(g, identities, cmd.ErrOrStderr()); err != nil {
 				return err
 			}
-			if d.site, err = r.site(cmd.Context(), g, daemon.DR); err != nil {
+			if d.from, err = r.sourcesAt(cmd, g, at, d.rules.Identities); err != nil {
 				return err
 			}
-			defer d.site.Close()
+			defer d.from.close()
 			result, err := d.run(cmd.Context())
 			if err != nil {
 				return fmt.Errorf("compare objects: %w", err)

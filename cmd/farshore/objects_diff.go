@@ -16,7 +16,6 @@ import (
 	"github.com/farshore/farshore/cmd/farshore/internal/human"
 	"github.com/farshore/farshore/cmd/farshore/internal/statusview"
 	"github.com/farshore/farshore/pkg/group"
-	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/rebuild"
 	"github.com/farshore/farshore/pkg/release"
 	"github.com/farshore/farshore/pkg/replay"
@@ -32,7 +31,7 @@ const (
 
 // comparison is one run of the diff command.
 type comparison struct {
-	site   *journal.Site
+	from   *sources
 	group  *group.Group
 	config *rest.Config
 	rules  rebuild.Rules
@@ -52,7 +51,7 @@ type compared struct {
 
 // run compares. Where no point was named it looks again as long as something differs, and keeps what differed in every look.
 func (d *comparison) run(ctx context.Context) (*compared, error) {
-	record, err := release.Load(ctx, d.site, d.group.Metadata.Name)
+	record, err := release.Load(ctx, d.from.site, d.group.Metadata.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +73,7 @@ func (d *comparison) run(ctx context.Context) (*compared, error) {
 }
 
 func (d *comparison) look(ctx context.Context, released bool) (*compared, error) {
-	view, point, err := viewAt(ctx, d.site, d.group, d.target(ctx))
+	view, point, err := viewAt(ctx, d.from, d.group, d.target(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +93,7 @@ func (d *comparison) target(ctx context.Context) string {
 	if d.at != "" {
 		return d.at
 	}
-	st, err := statusview.Read(ctx, d.site, d.group.Metadata.Name)
+	st, err := statusview.Read(ctx, d.from.site, d.group.Metadata.Name)
 	if err == nil && st.Objects != nil && st.Objects.Applied != nil {
 		return strconv.FormatUint(st.Objects.Applied.Barrier, 10)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/farshore/farshore/pkg/archive"
 	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/replay"
 )
 
 // reach holds the flags that tell which group is meant and where its sites are.
@@ -115,6 +116,15 @@ func (r *reach) sources(cmd *cobra.Command, g *group.Group, fromArchive bool, id
 		s.notice(fmt.Sprintf("going on without the archive: %v", s.unopened))
 	}
 	return s, nil
+}
+
+// sourcesAt is sources for what looks at a point: the archive is opened where one is named, which may be an old one.
+func (r *reach) sourcesAt(cmd *cobra.Command, g *group.Group, at string, identities []age.Identity) (*sources, error) {
+	if at == "" || at == replay.Latest {
+		site, err := r.site(cmd.Context(), g, daemon.DR)
+		return &sources{site: site, notice: func(string) {}}, err
+	}
+	return r.sources(cmd, g, false, identities)
 }
 
 // close releases what was opened; it was only read.

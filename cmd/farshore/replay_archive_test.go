@@ -112,6 +112,9 @@ func TestReplayWithArchive(t *testing.T) {
 	replayed(2, "--to", "2", "--from-archive", "--nats", nowhere)
 	replayed(4, "--to", "latest", "--from-archive", "--nats", nowhere, "--objects-only")
 
+	if _, errs, code := invoke(t, "objects", "list", "--group", g, "--at", "2"); code != 0 {
+		t.Errorf("objects of an archived point: exit code %d, %s", code, errs)
+	}
 	into := filepath.Join(t.TempDir(), "into")
 	out, errs, code := invoke(t, "replay", "--group", g, "--to", "4", "--into", into, "--from-archive", "--dry-run")
 	if code != 0 || !strings.Contains(out, "would recover barrier 4") || !strings.Contains(out, "read from the archive") {

@@ -164,7 +164,12 @@ func TestReplayFromArchive(t *testing.T) {
 			}
 			o := w.options(t, strconv.FormatUint(p.Barrier, 10))
 			change(&o)
+			plan, err := replay.DryRun(t.Context(), o)
+			must(t, err)
 			result := w.run(t, o, p.Barrier)
+			if plan.From != result.From || plan.Base != result.Base || (plan.Archive.Bytes > 0) != (plan.From == replay.Archived) || plan.Journal.Bytes == 0 && result.Bytes > 0 {
+				t.Errorf("the plan was %+v, the result is %+v", plan, result)
+			}
 			origins[result.From]++
 			view, at, err := replay.Objects(t.Context(), o)
 			if err != nil || at.Barrier != p.Barrier {

@@ -17,13 +17,12 @@ import (
 // spoiledError says that an archived point can't be restored.
 type spoiledError struct {
 	point *archived
-	part  string
 	err   error
 }
 
 // Error implements error.
 func (e *spoiledError) Error() string {
-	return fmt.Sprintf("damaged: %s of the archive's point of barrier %d can't be restored: %v", partName(e.part), e.point.point.Barrier, e.err)
+	return fmt.Sprintf("damaged: the archive's point of barrier %d can't be restored: %v", e.point.point.Barrier, e.err)
 }
 
 // Unwrap returns the cause.
@@ -92,12 +91,15 @@ func (r *run) fetchPart(ctx context.Context, a *archived, p archive.Part, path s
 		From: at.Done, Sink: t, Done: reached,
 		Progress: func(n int64) { meter.add(uint64(n)) },
 	})
+	if err != nil {
+		err = fmt.Errorf("fetch %s from the archive: %w", partName(p.Name), err)
+	}
 	var damage *archive.DamageError
 	switch {
 	case errors.As(err, &damage):
-		return &spoiledError{a, p.Name, err}
+		return &spoiledError{a, err}
 	case err != nil:
-		return fmt.Errorf("fetch %s from the archive: %w", partName(p.Name), err)
+		return err
 	}
 	return reached(p.Size)
 }

@@ -35,7 +35,7 @@ func Objects(ctx context.Context, o Options) (*objects.View, Point, error) {
 	}
 	h.objectsOnly()
 	if len(h.commits)+len(h.archived) == 0 {
-		return nil, Point{}, fmt.Errorf("group %s: %w", o.Group, ErrNoObjects)
+		return nil, Point{}, h.explain(fmt.Errorf("group %s: %w", o.Group, ErrNoObjects))
 	}
 	var view *objects.View
 	var at Point

@@ -63,10 +63,15 @@ func (r *run) plan(ctx context.Context, w *work) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	point, err := r.target(h, w)
-	if err != nil {
-		return nil, h.explain(err)
-	}
+	var plan *Plan
+	err = r.reach(h, w, func(point *Point) (err error) {
+		plan, err = r.planTo(ctx, h, w, point)
+		return err
+	})
+	return plan, err
+}
+
+func (r *run) planTo(ctx context.Context, h *history, w *work, point *Point) (*Plan, error) {
 	plan := &Plan{Point: *point}
 	from, release, err := r.outlook(h, w, point, plan)
 	if err != nil {
@@ -140,7 +145,7 @@ func (r *run) costs(ctx context.Context, w *work, from *base, plan *Plan) error 
 	cost, err := r.o.Archive.Cost(ctx, from.point.point.Parts)
 	var damage *archive.DamageError
 	if errors.As(err, &damage) {
-		return &spoiledError{from.point, "", err}
+		return &spoiledError{from.point, err}
 	}
 	if err != nil {
 		return err

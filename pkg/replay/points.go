@@ -2,9 +2,9 @@
 // of their own, while replication goes on or after the primary is gone.
 //
 // It reads the mirrors at the DR site and, where their beginning was trimmed, the base beside the
-// replicas; it needs neither the primary nor a running applier, and changes nothing that exists. What
-// it leaves is a set of replicas whose checkpoint names the point; a run that died leaves no
-// checkpoint of the point, and is never mistaken for one.
+// replicas, or an archived point; of the two, journal and archive, either does where the other is gone. It needs neither the primary
+// nor a running applier, and changes nothing that exists. What it leaves is a set of replicas whose checkpoint names the point; a run
+// that died leaves a marker from which the same run goes on, and is never mistaken for one that came to its end.
 package replay
 
 import (
