@@ -63,4 +63,9 @@ var cases = []benchCase{
 		about: "a volume of 8 GiB archived into a directory, encrypted, and restored, against restic with its defaults on the same disk, everything that is read in the page cache",
 		run:   measureArchive,
 	},
+	{
+		name:  "archive-lag",
+		about: "transit lag (64 KiB random writes, 8 MB/s) while points are archived one after the other by the applier, against the same without, interleaved",
+		run:   measureArchiveLag,
+	},
 }

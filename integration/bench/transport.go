@@ -122,51 +122,54 @@ func (s *sites) throughput(ctx context.Context, length int, d time.Duration) (st
 	return stored, n / time.Since(begun).Seconds(), nil
 }
 
-// measureLag writes at a rate, and takes the transit lag of every event of the volume that arrives at the DR site.
-func (m *measuring) measureLag(ctx context.Context, s *sites, rate float64) error {
+// lags writes for a while, and takes the transit lag, in milliseconds, of every event of the volume that arrives at the DR site, and when it
+// arrived, in seconds.
+func (s *sites) lags(ctx context.Context, w *writers, d time.Duration) (lags, at []float64, err error) {
 	id := journal.StreamID{Group: harness.Group, Part: harness.Volume(0), Generation: 1}
 	mirror, err := s.dr.Mirror(ctx, id)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	r, err := s.dr.OpenMirror(ctx, id, mirror.Last()+1)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	defer r.Close()
 	c, err := s.Dial(ctx, 0)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	defer func() { _ = c.Disconnect() }()
-	d := m.lasting(15 * time.Second)
 	reading, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	var lags []float64
-	worst := map[int]float64{} // ms, by tenth of a second
 	begun := time.Now()
 	done := make(chan error, 1)
-	go func() {
-		done <- (&writers{size: transportSize, length: 256 << 10, depth: 8, rate: rate}).run(ctx, c, d)
-	}()
+	go func() { done <- w.run(ctx, c, d) }()
 	for {
 		e, err := r.Next(reading)
 		if err != nil {
 			if reading.Err() == nil {
-				return err
+				return nil, nil, err
 			}
 			break
 		}
-		if _, is := e.Event.(*events.Frame); !is {
-			continue
+		if _, is := e.Event.(*events.Frame); is {
+			lags, at = append(lags, ms(time.Since(e.Header.Time))), append(at, time.Since(begun).Seconds())
 		}
-		lag := ms(time.Since(e.Header.Time))
-		lags = append(lags, lag)
-		at := int(time.Since(begun) / (100 * time.Millisecond))
-		worst[at] = max(worst[at], lag)
 	}
-	if err := <-done; err != nil {
+	return lags, at, <-done
+}
+
+// measureLag writes at a rate, and shows the transit lag.
+func (m *measuring) measureLag(ctx context.Context, s *sites, rate float64) error {
+	d := m.lasting(15 * time.Second)
+	lags, times, err := s.lags(ctx, &writers{size: transportSize, length: 256 << 10, depth: 8, rate: rate}, d)
+	if err != nil {
 		return err
+	}
+	worst := map[int]float64{} // ms, by tenth of a second
+	for i, lag := range lags {
+		worst[int(times[i]*10)] = max(worst[int(times[i]*10)], lag)
 	}
 	m.held("transit lag p99 at half load, 256 KiB writes", percentile(lags, 99), "ms", atMost, 60, map[string]float64{
 		"p50 ms": median(lags), "largest ms": percentile(lags, 100), "MB/s": rate / 1e6, "events": float64(len(lags)),
