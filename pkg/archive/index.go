@@ -200,8 +200,27 @@ func parsePackValue(v []byte) (name packName, size int64, err error) {
 	return packName(v[:32]), int64(binary.LittleEndian.Uint64(v[32:])), nil
 }
 
+// indexBatch is how many chunks are added at once. They are anywhere in the index: each may take a page of it, in memory until the
+// transaction is durable.
+const indexBatch = 1 << 12
+
 // add makes the chunks of packs known, durably. Packs that are known stay as they are.
 func (x *index) add(packs ...packed) error {
+	for len(packs) > 0 {
+		n, chunks := 1, len(packs[0].entries)
+		for n < len(packs) && chunks+len(packs[n].entries) <= indexBatch {
+			chunks += len(packs[n].entries)
+			n++
+		}
+		if err := x.addAtOnce(packs[:n]); err != nil {
+			return err
+		}
+		packs = packs[n:]
+	}
+	return nil
+}
+
+func (x *index) addAtOnce(packs []packed) error {
 	type record struct{ key, value []byte }
 	return x.update(func(tx *bolt.Tx) error {
 		names, numbers, chunks := tx.Bucket(namesBucket), tx.Bucket(packsBucket), tx.Bucket(chunkBucket)

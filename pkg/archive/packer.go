@@ -36,10 +36,7 @@ type filling struct {
 	entries []entry
 }
 
-const (
-	packsOnTheirWay = 3
-	indexBatch      = 1 << 13 // records that are made known to the index at once
-)
+const packsOnTheirWay = 3
 
 func (a *Archive) newPacker() *packer {
 	return &packer{
