@@ -47,11 +47,13 @@ type lease struct {
 	cancel context.CancelFunc // ends the renewals
 	ended  chan struct{}
 
-	mu      sync.Mutex // held through a renewal
-	tried   uint64     // the newest object's number, whether it was put or not
-	number  uint64     // of the newest object that is known to be there
-	renewed time.Time  // when that was put, by the store's clock
-	asked   time.Time  // when its renewal began, by this machine's
+	renewing sync.Mutex // held through a renewal
+	tried    uint64     // the newest object's number, whether it was put or not
+	number   uint64     // of the newest object that is known to be there
+
+	mu      sync.Mutex
+	renewed time.Time // when the newest object was put, by the store's clock
+	asked   time.Time // when its renewal began, by this machine's
 	lost    bool
 }
 
@@ -112,9 +114,9 @@ func (l *lease) keep(ctx context.Context) {
 
 // renew puts the lease anew and tells whether it was alive all along: errLost, if not.
 func (l *lease) renew(ctx context.Context) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.lost {
+	l.renewing.Lock()
+	defer l.renewing.Unlock()
+	if l.isLost() {
 		return errLost
 	}
 	content, err := json.Marshal(l.holder)
@@ -126,18 +128,24 @@ func (l *lease) renew(ctx context.Context) error {
 	if err := l.store.Put(ctx, l.object(next), content); err != nil {
 		return err
 	}
-	before, found := false, false
+	var renewed time.Time
+	before := l.number == 0
 	for info, err := range l.store.List(ctx, l.name) {
 		if err != nil {
 			return err
 		}
 		before = before || info.Name == l.object(l.number)
 		if info.Name == l.object(next) {
-			found, l.renewed = true, info.Modified
+			renewed = info.Modified
 		}
 	}
-	if l.number > 0 && !before || !found {
-		l.lost = true
+	l.mu.Lock()
+	l.lost = !before || renewed.IsZero()
+	if !l.lost {
+		l.asked, l.renewed = asked, renewed
+	}
+	l.mu.Unlock()
+	if l.isLost() {
 		l.remove(ctx)
 		return errLost
 	}
@@ -145,8 +153,14 @@ func (l *lease) renew(ctx context.Context) error {
 		// One that stays is in nobody's way: the newest object counts, and end deletes all.
 		_ = l.store.Delete(ctx, l.object(l.number))
 	}
-	l.number, l.asked = next, asked
+	l.number = next
 	return nil
+}
+
+func (l *lease) isLost() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost
 }
 
 func (l *lease) object(number uint64) string { return fmt.Sprintf("%s%08d", l.name, number) }
@@ -172,8 +186,8 @@ func (l *lease) now() time.Time {
 func (l *lease) end(ctx context.Context) {
 	l.cancel()
 	<-l.ended
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.renewing.Lock()
+	defer l.renewing.Unlock()
 	l.remove(ctx)
 }
 

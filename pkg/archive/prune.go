@@ -36,6 +36,9 @@ type Pruned struct {
 	AbandonedRuns int    `json:"abandonedRuns"` // whose leases were removed
 }
 
+// errOtherPrune means that the store isn't as this prune left it.
+var errOtherPrune = errors.New("another process prunes the archive at the same time, or changes it otherwise; prune again when that has ended")
+
 // usualUnused is how much of a pack may be unused.
 const usualUnused = 0.3
 
@@ -514,7 +517,6 @@ func (p *prune) choose(ctx context.Context) (useless, wasteful []*packState, err
 
 // lookAgain does what P2 asks for once more, for what was added since look. Anything else that changed is another prune's doing.
 func (p *prune) lookAgain(ctx context.Context) error {
-	errOther := errors.New("another process prunes the archive at the same time, or changes it otherwise; run it again when that has ended")
 	points, damaged, err := p.a.Points(ctx)
 	if err != nil {
 		return err
@@ -528,7 +530,7 @@ func (p *prune) lookAgain(ctx context.Context) error {
 	}
 	for _, c := range now {
 		if !slices.ContainsFunc(p.waiting, func(mine *condemnation) bool { return mine.name == c.name }) {
-			return errOther
+			return errOtherPrune
 		}
 	}
 	packs, err := p.a.listStates(ctx)
@@ -537,7 +539,7 @@ func (p *prune) lookAgain(ctx context.Context) error {
 	}
 	for name, state := range p.needs.packs {
 		if packs[name] == nil && !state.condemned {
-			return errOther
+			return errOtherPrune
 		}
 	}
 	for name, state := range packs {
