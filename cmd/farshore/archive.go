@@ -47,9 +47,13 @@ type vault struct {
 
 func (v *vault) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&v.group, "group", "", "the ProtectionGroup document `FILE`")
-	cmd.Flags().StringArrayVar(&v.identities, "identity", nil, "age identity `FILE` that opens an encrypted archive, beside the document's; may be repeated")
-	_ = cmd.MarkFlagFilename("identity")
+	registerArchiveIdentities(cmd, &v.identities)
 	v.form.register(cmd)
+}
+
+func registerArchiveIdentities(cmd *cobra.Command, identities *[]string) {
+	cmd.Flags().StringArrayVar(identities, "identity", nil, "age identity `FILE` that opens an encrypted archive, beside the document's; may be repeated")
+	_ = cmd.MarkFlagFilename("identity")
 }
 
 // open opens the archive that the document describes, and tells whether the result is to be JSON.
@@ -84,12 +88,12 @@ func (v *vault) use(cmd *cobra.Command, do func(ctx context.Context, a *archive.
 	return errors.Join(err, a.Close())
 }
 
-// patience is how long a command waits for an object store that is out of reach.
-const patience = 30 * time.Second
+// storePatience is how long an object store that is out of reach is waited for. Every command can be given again then; a replay goes on.
+const storePatience = time.Minute
 
 // openArchive opens the group's archive with identities beside the document's. What is known of its packs is kept in the user's cache directory.
 func openArchive(ctx context.Context, g *group.Group, identities []age.Identity) (*archive.Archive, error) {
-	o := archives.Options{Identities: identities, Patience: patience}
+	o := archives.Options{Identities: identities, Patience: storePatience}
 	if dir, err := os.UserCacheDir(); err == nil {
 		o.Cache = filepath.Join(dir, "farshore", "archives", g.Metadata.Name)
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/farshore/farshore/pkg/archive"
 	"github.com/farshore/farshore/pkg/archive/store"
 	"github.com/farshore/farshore/pkg/journal"
+	"github.com/farshore/farshore/pkg/replica"
+	"github.com/farshore/farshore/pkg/replica/objects"
 )
 
 // archiveDocument writes a document whose archive is a directory, and returns its path and that of the group's archive.
@@ -70,11 +72,21 @@ func archivePoint(ctx context.Context, a *archive.Archive, barrier uint64) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	p := archive.Point{Barrier: barrier, Time: noon.Add(time.Duration(barrier) * time.Hour), Kind: "crash", Set: json.RawMessage("{}")}
+	p := archive.Point{Barrier: barrier, Time: noon.Add(time.Duration(barrier) * time.Hour), Kind: "crash"}
 	if barrier == 2 {
 		p.Kind, p.Label = "labeled", "before-upgrade"
 	}
 	content := bytes.Repeat([]byte{byte(barrier)}, 100<<10)
+	set := replica.Checkpoint{
+		Format: 2, Group: "shop", Commit: replica.Commit{Barrier: p.Barrier, Time: p.Time, Kind: p.Kind, Label: p.Label},
+		Volumes: map[string]replica.Volume{
+			"orders":        {State: replica.Member, Seq: 1, Size: int64(len(content))},
+			journal.Objects: {State: replica.Member, Seq: 1, Log: objects.Place{File: "log", Length: int64(len(content))}},
+		},
+	}
+	if p.Set, err = json.Marshal(set); err != nil {
+		return err
+	}
 	for _, name := range []string{journal.Objects, "orders"} {
 		part, err := r.Add(ctx, archive.Source{Name: name, Size: int64(len(content)), Image: bytes.NewReader(content)})
 		if err != nil {
@@ -118,6 +130,11 @@ func TestArchiveCommands(t *testing.T) {
 	if out, _, _ := invoke(t, "__complete", "archive", "prune", "--group", doc, "--remove", ""); !strings.Contains(out, "2\t2026-05-04T14:00:00Z before-upgrade") {
 		t.Errorf("completion: %s", out)
 	}
+	out, errs, code := invoke(t, "points", "--from-archive", "--group", doc)
+	if code != 0 {
+		t.Errorf("points of the archive: exit code %d, %s", code, errs)
+	}
+	has(out, "before-upgrade", "2026-05-04T17:00:00.123456Z", "ARCHIVED", "orders")
 	out, _ = run(0, "stats")
 	has(out, "points", "5, from 2026-05-04T13:00:00Z", "1000 KiB", "times smaller")
 	out, _ = run(0, "check", "--read-data=50%", "-o", "json")

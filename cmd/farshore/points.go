@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/farshore/farshore/cmd/farshore/internal/human"
+	"github.com/farshore/farshore/cmd/internal/cluster"
 	"github.com/farshore/farshore/cmd/internal/daemon"
 	"github.com/farshore/farshore/pkg/group"
-	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replay"
 )
 
@@ -21,12 +21,17 @@ func pointsCommand() *cobra.Command {
 	var r reach
 	var f format
 	var limit int
+	var fromArchive bool
+	var identities []string
 	cmd := &cobra.Command{
 		Use:   "points",
 		Short: "List the recovery points: time, kind, label, size, volumes, objects",
-		Long: `Points lists the recovery points that the DR site holds, oldest first: the newest ones and every labelled one.
+		Long: `Points lists the recovery points that the DR site holds, oldest first: the newest ones and every labelled one. Points that are in the
+archive are among them, those that the journal has lost included; with --from-archive those alone, without asking a NATS server.
 The size is what the journal gained since the point before. Of Kubernetes objects it tells the resourceVersion of the API server
 that they had been proven to have reached: all of them for points that were asked for (app, labeled), what was proven so far for others.`,
+		Example: `  farshore points --group bank.yaml
+  farshore points --group bank.yaml --from-archive --limit 0`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			asJSON, err := f.json()
@@ -40,12 +45,16 @@ that they had been proven to have reached: all of them for points that were aske
 			if err != nil {
 				return err
 			}
-			site, err := r.site(cmd.Context(), g, daemon.DR)
+			keys, err := cluster.Identities(identities)
+			if err != nil {
+				return daemon.Usagef("--identity: %w", err)
+			}
+			from, err := r.sources(cmd, g, fromArchive, keys)
 			if err != nil {
 				return err
 			}
-			defer site.Close()
-			points, err := listPoints(cmd.Context(), site, g, limit)
+			defer from.close()
+			points, err := listPoints(cmd.Context(), from, g, limit)
 			if err != nil {
 				return err
 			}
@@ -58,6 +67,8 @@ that they had been proven to have reached: all of them for points that were aske
 	r.register(cmd.Flags())
 	f.register(cmd)
 	cmd.Flags().IntVar(&limit, "limit", 20, "list the newest `N` points and all labelled ones; 0: all")
+	cmd.Flags().BoolVar(&fromArchive, "from-archive", false, "list what is in the archive, and ask no NATS server")
+	registerArchiveIdentities(cmd, &identities)
 	return cmd
 }
 
@@ -66,13 +77,15 @@ func directory(g *group.Group) string {
 	return filepath.Join(g.Spec.Recovery.Directory, g.Metadata.Name)
 }
 
-func listPoints(ctx context.Context, site *journal.Site, g *group.Group, limit int) ([]replay.Point, error) {
+func listPoints(ctx context.Context, from *sources, g *group.Group, limit int) ([]replay.Point, error) {
 	sized := limit
 	if limit == 0 {
 		const all = 1 << 30
 		sized = all
 	}
-	points, err := replay.Points(ctx, replay.Options{Site: site, Group: g.Metadata.Name, Dir: directory(g)}, sized)
+	points, err := replay.Points(ctx, replay.Options{
+		Site: from.site, Archive: from.archive, Group: g.Metadata.Name, Dir: directory(g), Notice: from.notice,
+	}, sized)
 	if err != nil {
 		return nil, err
 	}
@@ -103,24 +116,22 @@ func objectsOf(p replay.Point) string {
 
 func printPoints(out io.Writer, points []replay.Point) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "BARRIER\tTIME (UTC)\tKIND\tLABEL\tSIZE\tRESTORABLE\tVOLUMES\tOBJECTS")
+	fmt.Fprintln(w, "BARRIER\tTIME (UTC)\tKIND\tLABEL\tSIZE\tRESTORABLE\tARCHIVED\tVOLUMES\tOBJECTS")
 	for _, p := range points {
-		label, size := p.Label, "-"
-		if label == "" {
-			label = "-"
-		}
+		size := "-"
 		if p.Bytes != nil {
 			size = human.Bytes(int64(*p.Bytes))
 		}
-		volumes := strings.Join(p.Volumes, ",")
-		if volumes == "" {
-			volumes = "-"
-		}
+		volumes := dash(strings.Join(p.Volumes, ","))
 		restorable := "yes"
 		if !p.Restorable {
 			restorable = "no, " + p.Reason
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Barrier, p.Time.UTC().Format("2006-01-02T15:04:05.000000Z"), p.Kind, label, size, restorable, volumes, objectsOf(p))
+		archived := "-"
+		if p.Archived {
+			archived = "yes"
+		}
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Barrier, p.Time.UTC().Format("2006-01-02T15:04:05.000000Z"), p.Kind, dash(p.Label), size, restorable, archived, volumes, objectsOf(p))
 	}
 	return w.Flush()
 }

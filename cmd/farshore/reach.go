@@ -76,7 +76,7 @@ func (r *reach) site(ctx context.Context, g *group.Group, which daemon.Site) (*j
 	return s, nil
 }
 
-// sources are what a replay reads.
+// sources are what points are read from.
 type sources struct {
 	site     *journal.Site    // nil: it is not asked
 	archive  *archive.Archive // nil: there is none that could be used

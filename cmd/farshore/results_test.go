@@ -30,11 +30,13 @@ func points() []replay.Point {
 
 func TestPointsForms(t *testing.T) {
 	var text, js bytes.Buffer
-	if err := printPoints(&text, points()); err != nil {
+	list := points()
+	list[1].Archived = true
+	if err := printPoints(&text, list); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "points.txt", text.String())
-	if err := printJSON(&js, newest(points(), 1)); err != nil {
+	if err := printJSON(&js, newest(list, 1)); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "points.json", js.String())
