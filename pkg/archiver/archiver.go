@@ -78,13 +78,15 @@ type Archiver struct {
 
 	mu       sync.Mutex
 	document *group.Group
-	points   []archive.Point // that the archive has, oldest first
-	known    bool            // points were read
-	readAt   time.Time       // when that was
-	free     bool            // Run waits for a snapshot to be handed over
-	retryAt  time.Time       // nothing is archived before
-	failures int             // one behind the other
-	at       replica.Commit  // that the replicas are at
+	points   []archive.Point    // that the archive has, oldest first
+	known    bool               // points were read
+	readAt   time.Time          // when that was
+	free     bool               // Run waits for a snapshot to be handed over
+	retryAt  time.Time          // nothing is archived before
+	failures int                // one behind the other
+	at       replica.Commit     // that the replicas are at
+	holds    replica.Checkpoint // of the replicas, at that commit
+	aheadAt  time.Time          // when what changed was last read ahead
 	labeled  []replica.Commit
 	looked   uint64 // newest barrier that is, or isn't, in labeled
 	tries    map[uint64]*try
@@ -228,9 +230,10 @@ func (a *Archiver) Wanted(c replica.Commit) bool {
 
 // Reached implements replica.Archiver: it takes a snapshot where the commit is to be archived and nothing else is being archived.
 func (a *Archiver) Reached(ctx context.Context, s *replica.Set) {
-	c := s.Checkpoint().Commit
+	cp := s.Checkpoint()
+	c := cp.Commit
 	a.mu.Lock()
-	a.at = c
+	a.at, a.holds = c, cp
 	take := a.free && a.wants(c)
 	if take {
 		a.free = false // whoever waits takes what is handed over

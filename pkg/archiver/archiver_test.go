@@ -276,6 +276,12 @@ func TestHistoryGone(t *testing.T) {
 	hole := r.Stored("a")
 	lost := r.Cut("lost")
 	r.AppliedTo(r.Fill(1, 2, "a"))
+	replicatest.Eventually(t, "a snapshot of it was given up", func() error {
+		if s := r.archiver.Status(); s.Problem == "" || s.Waiting != 1 {
+			return fmt.Errorf("the status is %+v", s)
+		}
+		return nil
+	})
 	r.DeleteFromMirror("a", hole)
 	r.store.On(nil)
 	s := r.StatusWhere("the lost point is named", func(s *group.Status) bool {
@@ -484,5 +490,39 @@ func TestPruning(t *testing.T) {
 	got := r.verify()
 	if !slices.Contains(got, kept.Token.Barrier) || slices.Contains(got, gone.Token.Barrier) {
 		t.Errorf("left are %v", got)
+	}
+}
+
+// What changed between two points that are far from each other is read ahead, over generations, growth, and members that come and go.
+func TestReadingAhead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.spec.Every = group.Duration(30 * time.Second) // a commit is a second
+	r.seeded("a", size)
+	r.seeded("b", size/2)
+	r.start()
+	r.archived(r.Fill(1, 2, "a", "b"))
+	for round := range 3 {
+		for batch := range 5 {
+			last := r.Fill(5, 1, "a", "b")
+			r.AppliedTo(last)
+			read := r.archiver.ReadAhead()
+			if batch == 2 && round == 1 {
+				r.RenewOn("a", last)
+				if err := r.Resize("b", size/2+3*grid.Chunk); err != nil {
+					t.Fatal(err)
+				}
+			}
+			replicatest.Eventually(t, "what changed was read ahead", func() error {
+				if r.archiver.ReadAhead() == read {
+					return errors.New("it was not")
+				}
+				return nil
+			})
+		}
+		r.archived(r.Fill(5, 1, "a", "b"))
+	}
+	if points := r.verify(); len(points) != 4 {
+		t.Errorf("archived are %v", points)
 	}
 }

@@ -125,7 +125,7 @@ func (r *run) before(ctx context.Context, name string, now replica.Volume) (*arc
 		if looked++; looked > mostBefore {
 			break
 		}
-		changed, err := replica.Changes(ctx, r.w.source, r.w.group, name, was, now)
+		changed, err := r.w.changes(ctx, p.Barrier, name, was, now)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -134,7 +134,7 @@ func (r *run) before(ctx context.Context, name string, now replica.Volume) (*arc
 		}
 		part := p.Part(name)
 		if part.Size != now.Size && part.Size > 0 {
-			changed.Mark(part.Size-1, 1) // it may be another chunk, and is read again
+			changed.Mark(part.Size-1, now.Size-part.Size+1) // the chunk at its end may be another one
 		}
 		forget(changed)
 		return part, changed, nil

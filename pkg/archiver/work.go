@@ -77,7 +77,7 @@ func (a *Archiver) session(ctx context.Context, f *replica.Follower) {
 	}()
 	mirrors := replica.NewMirrors(a.o.Site)
 	defer mirrors.Close()
-	w := &worker{Archiver: a, archive: opened, follower: f, source: mirrors}
+	w := &worker{Archiver: a, archive: opened, follower: f, source: mirrors, ahead: make(map[string]*ahead)}
 	for ctx.Err() == nil {
 		if err := w.once(ctx); err != nil {
 			w.quarantine(ctx, err)
@@ -102,6 +102,7 @@ type worker struct {
 	archive  *archive.Archive
 	follower *replica.Follower
 	source   *replica.Mirrors
+	ahead    map[string]*ahead // by volume
 }
 
 // once does what is to be done next, or waits for something to do.
@@ -199,6 +200,7 @@ func (w *worker) awaitSnapshot(ctx context.Context) (handed, bool) {
 		return h, true
 	case <-ctx.Done():
 	case <-timer.C:
+		w.readAhead(ctx)
 	case <-w.wake:
 	}
 	w.mu.Lock()
