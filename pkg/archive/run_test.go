@@ -5,10 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"filippo.io/age"
 
@@ -306,4 +309,52 @@ func TestRunsAtOnce(t *testing.T) {
 	for i, p := range points {
 		expect(t, a, p.Parts[0], want[i])
 	}
+}
+
+// gated is a store whose puts of packs wait.
+type gated struct {
+	sink
+	open chan struct{}
+}
+
+func (g gated) Put(ctx context.Context, name string, data []byte) error {
+	if strings.HasPrefix(name, packs) {
+		<-g.open
+	}
+	return g.sink.Put(ctx, name, data)
+}
+
+// A run reads no more of a volume than fits into the packs that are on their way and being filled.
+func TestBackPressure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := gated{sink{new(storetest.Memory)}, make(chan struct{})}
+		a, err := Create(t.Context(), Options{Store: s, Group: "bank", Workers: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.packTarget = 4 << 20
+		image := make(volume, 64<<20)
+		random := rand.NewChaCha8([32]byte{1})
+		_, _ = random.Read(image) // never fails
+		src := source("disk", image)
+		var read atomic.Int64
+		src.Progress = func(n int64) { read.Add(n) }
+		done := make(chan error)
+		go func() {
+			_, err := commit(t.Context(), a, 1, src)
+			done <- err
+		}()
+		synctest.Wait() // until nothing goes on but the puts
+		if got, most := read.Load(), int64((packsOnTheirWay+1)*a.packTarget+jobChunks*grid.Chunk); got > most || got < most/2 {
+			t.Errorf("%d MiB are read, want up to %d", got>>20, most>>20)
+		}
+		close(s.open)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
