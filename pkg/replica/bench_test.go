@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/farshore/farshore/internal/grid"
 	"github.com/farshore/farshore/pkg/events"
 	"github.com/farshore/farshore/pkg/replica"
 	"github.com/farshore/farshore/pkg/replica/replicatest"
@@ -21,6 +22,33 @@ func BenchmarkAdvance(b *testing.B) {
 		write int64 // bytes of one operation
 	}{{"256KiB", 256 << 10}, {"4KiB-random", 4 << 10}} {
 		b.Run(bb.name, func(b *testing.B) { benchmark(b, bb.write, (*replica.Set).Advance) })
+	}
+}
+
+// BenchmarkAdvanceBesideSnapshot is BenchmarkAdvance with a snapshot that nobody reads: every chunk that is written is copied first. With "read"
+// nothing is left of it to be kept.
+func BenchmarkAdvanceBesideSnapshot(b *testing.B) {
+	for _, bb := range []struct {
+		name string
+		read bool
+	}{{"kept", false}, {"read", true}} {
+		b.Run(bb.name, func(b *testing.B) {
+			dir := b.TempDir()
+			benchmark(b, 4<<10, func(s *replica.Set, ctx context.Context, src replica.Source, c *events.Commit) error {
+				if cp := s.Checkpoint(); !cp.Whole() {
+					return s.Advance(ctx, src, c)
+				}
+				snap, err := s.Snapshot(ctx, dir)
+				if err != nil {
+					return err
+				}
+				if bb.read {
+					snap.Only("a", grid.New(0))
+					snap.Only("b", grid.New(0))
+				}
+				return errors.Join(s.Advance(ctx, src, c), snap.Close())
+			})
+		})
 	}
 }
 

@@ -1,5 +1,8 @@
 package replica
 
+// Tap returns a target as sets write it, of a set without snapshots.
+func Tap(t Target) Target { return new(Set).tapped(t) }
+
 // MarkLost lets a snapshot be lost whose parts are not released yet: what one writer does while another one goes on.
 func (s *Snapshot) MarkLost() {
 	err := ErrSnapshotLost

@@ -577,6 +577,31 @@ func TestSharedBlocksGiveWay(t *testing.T) {
 	}
 }
 
+// Without a snapshot the write path pays nothing.
+func TestWritingWithoutSnapshot(t *testing.T) {
+	tap := replica.Tap(nothing{})
+	block := make([]byte, 4096)
+	allocations := testing.AllocsPerRun(100, func() {
+		if _, err := tap.WriteAt(block, 8192); err != nil {
+			t.Error(err)
+		}
+		if err := errors.Join(tap.Zero(0, 4096), tap.Trim(0, 4096), tap.Sync()); err != nil {
+			t.Error(err)
+		}
+	})
+	if allocations > 0 {
+		t.Errorf("%v allocations", allocations)
+	}
+}
+
+// nothing is a target that costs nothing.
+type nothing struct{ replica.Target }
+
+func (nothing) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (nothing) Zero(int64, int64) error                { return nil }
+func (nothing) Trim(int64, int64) error                { return nil }
+func (nothing) Sync() error                            { return nil }
+
 // Replicas on block devices have nothing to share.
 func TestSnapshotOfDevice(t *testing.T) {
 	t.Parallel()
