@@ -133,7 +133,7 @@ func (m *image) only(chunks *grid.Set) {
 	}
 	m.mu.Unlock()
 	for _, c := range drop {
-		m.punch(c, 1)
+		m.punch(c)
 	}
 }
 
@@ -156,7 +156,7 @@ func (m *image) release() error {
 	return m.spill.Close()
 }
 
-// place is where a chunk is.
+// chunkPlace is where a chunk is.
 type chunkPlace int
 
 const (
@@ -262,12 +262,12 @@ func (m *image) settle(p []byte, off int64, from chunkPlace) (int, error) {
 	}
 	m.mu.Unlock()
 	for _, c := range punched {
-		m.punch(c, 1)
+		m.punch(c)
 	}
 	return n, nil
 }
 
-// punch gives the room of chunks in the file back, as far as that can be done.
-func (m *image) punch(c, n int64) {
-	_ = fallocate(m.spill, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, c*grid.Chunk, n*grid.Chunk)
+// punch gives the room of a chunk in the file back, as far as that can be done.
+func (m *image) punch(c int64) {
+	_ = fallocate(m.spill, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, c*grid.Chunk, grid.Chunk)
 }
