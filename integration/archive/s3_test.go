@@ -160,13 +160,9 @@ func (l *s3load) killed(t *testing.T, server *s3rig.Server, times int, ended <-c
 		if l.phase.Load() == phase {
 			hit[phase]++
 		}
-		<-time.After(upToRandom(l.random, 500*time.Millisecond)) // how long it is away is the fault itself
+		<-time.After(upTo(l.random, 500*time.Millisecond)) // how long it is away is the fault itself
 		server.Restart()
 	}
-}
-
-func upToRandom(random *rand.Rand, d time.Duration) time.Duration {
-	return time.Duration(random.Int64N(int64(d)))
 }
 
 // The object store is killed with SIGKILL in the middle of uploads and restores and started again. Nothing fails: the archive waits. In the

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/farshore/farshore/internal/s3rig"
 	"github.com/farshore/farshore/pkg/archive/store"
@@ -134,6 +135,31 @@ func TestS3Keys(t *testing.T) {
 		t.Setenv("AWS_SECRET_ACCESS_KEY", s3rig.SecretKey)
 		o.Credentials = ""
 		right(t, openS3(t, o))
+	})
+}
+
+// A role's keys are used until they run out, and asked for again then.
+func TestS3Role(t *testing.T) {
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY", "AWS_SECRET_KEY", "AWS_EC2_METADATA_DISABLED",
+		"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN"} {
+		t.Setenv(name, "")
+	}
+	eachServer(t, func(t *testing.T, server *s3rig.Server) {
+		o := server.Bucket("there")
+		o.Credentials, o.Region = "", "us-east-1"
+		for _, lives := range []time.Duration{time.Hour, -time.Hour} {
+			var asked atomic.Int64
+			role := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				_, _ = fmt.Fprintf(w, `{"AccessKeyId": %q, "SecretAccessKey": %q, "Expiration": %q}`, s3rig.AccessKey, s3rig.SecretKey, time.Now().Add(lives).UTC().Format(time.RFC3339))
+			}))
+			t.Cleanup(role.Close)
+			t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", role.URL)
+			right(t, openS3(t, o))
+			if n := asked.Load(); (n == 1) != (lives > 0) || n == 0 {
+				t.Errorf("keys that live for %v were asked for %d times in 5 requests", lives, n)
+			}
+		}
 	})
 }
 
