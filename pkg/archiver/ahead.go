@@ -60,11 +60,11 @@ func (w *worker) changes(ctx context.Context, point uint64, name string, was, no
 	if a == nil || a.point != point {
 		a = &ahead{point: point, at: was, set: grid.New(was.Size)}
 	}
-	delete(w.ahead, name)
 	rest, err := replica.Changes(ctx, w.source, w.group, name, a.at, now)
 	if err != nil {
 		return nil, err
 	}
+	delete(w.ahead, name)
 	if rest == nil && a.at.Barrier != was.Barrier { // it went on from somewhere else since
 		a = &ahead{point: point, set: grid.New(was.Size)}
 		rest, err = replica.Changes(ctx, w.source, w.group, name, was, now)

@@ -25,8 +25,8 @@ const (
 	retryFirst   = 5 * time.Second
 	retryTimes   = 60 // longest pause between two attempts, in shortest ones
 	pruneRetry   = 5 * time.Minute
-	patience     = 2 * time.Minute // with a journal that doesn't go on
-	snapshotWait = 5 * time.Second
+	patience     = 2 * time.Minute        // with a journal that doesn't go on
+	snapshotWait = 2 * time.Second        // the replicas wait that long, too
 	lockRetry    = 300 * time.Millisecond // of the base
 	lostShown    = 24 * time.Hour
 	pruneLook    = time.Minute

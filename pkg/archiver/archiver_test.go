@@ -487,6 +487,15 @@ func TestPruning(t *testing.T) {
 		return nil
 	})
 	r.end()
+	puts := 0
+	for _, op := range r.store.Ops() {
+		if op.Kind == "Put" && op.Name == fmt.Sprintf("points/%020d", gone.Token.Barrier) {
+			puts++
+		}
+	}
+	if puts != 1 {
+		t.Errorf("what isn't kept was archived %d times", puts)
+	}
 	got := r.verify()
 	if !slices.Contains(got, kept.Token.Barrier) || slices.Contains(got, gone.Token.Barrier) {
 		t.Errorf("left are %v", got)
