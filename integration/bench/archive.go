@@ -86,7 +86,7 @@ func (c *archiveCase) repository(program, state string) string {
 	return c.m.path(program + "-" + state)
 }
 
-// firstBackup is what a first backup took, and the restore of it.
+// firstBackup is what a first backup took.
 type firstBackup struct {
 	archive, restic       measured
 	archiveSize, repoSize int64
@@ -180,16 +180,12 @@ func (c *archiveCase) second(ctx context.Context, name string, length int, targe
 			}
 		}
 		if round == archiveRounds-1 && length == 4096 {
-			return c.tellSecond(name, target, ours, theirs, cpu, resticCPU, added, resticAdded) // what is restored is of this
+			break // what is restored is of this
 		}
 		if err := undo(); err != nil {
 			return err
 		}
 	}
-	return c.tellSecond(name, target, ours, theirs, cpu, resticCPU, added, resticAdded)
-}
-
-func (c *archiveCase) tellSecond(name string, target float64, ours, theirs, cpu, resticCPU, added, resticAdded []float64) error {
 	c.m.held("archiving "+name+": rate to restic's second backup", median(ratios(theirs, ours)), "x", atLeast, target, map[string]float64{
 		"farshore s": median(ours), "restic s": median(theirs), "farshore processor s": median(cpu), "restic processor s": median(resticCPU),
 		"farshore added MiB": median(added), "restic added MiB": median(resticAdded),
@@ -197,52 +193,73 @@ func (c *archiveCase) tellSecond(name string, target float64, ours, theirs, cpu,
 	return nil
 }
 
-// restores restores the newest point of both.
+// restores restores the newest point of both: until it is durable, and until it is in the page cache, where restic leaves it.
 func (c *archiveCase) restores(ctx context.Context) error {
-	var ours, theirs, durable, cpu, resticCPU, memory []float64
+	ours, theirs := new(restored), new(restored)
 	for round := range archiveRounds {
-		for i := range 2 {
-			program := []string{"farshore", "restic"}[(round+i)%2]
-			repository, into := c.repository(program, "now"), c.m.path("restored")
-			if err := warm(repository); err != nil {
-				return err
-			}
-			if program == "farshore" {
-				took, err := c.ours(ctx, "archive-restore", repository, into)
-				if err != nil {
-					return err
-				}
-				ours, cpu, memory = append(ours, took.took.Seconds()), append(cpu, took.cpu.Seconds()), append(memory, mib(took.memory))
-			} else {
-				took, err := c.theirs(ctx, repository, "restore", "latest", "--sparse", "--target", into)
-				if err != nil {
-					return err
-				}
-				begun := time.Now()
-				if err := syncTree(into); err != nil {
-					return err
-				}
-				theirs, resticCPU = append(theirs, took.took.Seconds()), append(resticCPU, took.cpu.Seconds())
-				durable = append(durable, (took.took + time.Since(begun)).Seconds())
-			}
-			if round == 0 {
-				if err := sameContent(c.image, into); err != nil {
-					return fmt.Errorf("%s restored something else: %w", program, err)
-				}
-			}
-			if err := os.RemoveAll(into); err != nil {
+		for i := range 3 {
+			way := []string{"durable", "restic", "cached"}[(round+i)%3]
+			if err := c.restore(ctx, way, round == 0, ours, theirs); err != nil {
 				return err
 			}
 		}
 	}
-	of := map[string]float64{
-		"farshore s": median(ours), "restic s": median(theirs), "restic and sync s": median(durable),
-		"farshore processor s": median(cpu), "restic processor s": median(resticCPU), "farshore MiB resident": median(memory),
+	of := func(r, other []float64) map[string]float64 {
+		return map[string]float64{"farshore s": median(r), "restic s": median(other)}
 	}
-	c.m.held("restore until it is durable: rate to restic's", median(ratios(durable, ours)), "x", atLeast, 1.5, of)
-	c.m.result("restore until it is durable: rate to restic's, which leaves it in the page cache", median(ratios(theirs, ours)), "x", nil)
-	c.m.result("processor time of a restore, to restic's", median(ratios(cpu, resticCPU)), "x", nil)
+	c.m.held("restore until it is durable: rate to restic's with a sync behind it", median(ratios(theirs.durable, ours.durable)), "x", atLeast, 1.5,
+		of(ours.durable, theirs.durable))
+	c.m.held("restore into the page cache: rate to restic's", median(ratios(theirs.cached, ours.cached)), "x", atLeast, 1.5, of(ours.cached, theirs.cached))
+	c.m.result("processor time of a restore, to restic's", median(ratios(ours.cpu, theirs.cpu)), "x", map[string]float64{
+		"farshore s": median(ours.cpu), "restic s": median(theirs.cpu), "farshore MiB resident": median(ours.memory), "restic MiB resident": median(theirs.memory),
+	})
 	return nil
+}
+
+// restored is what restores took, by round: seconds, and MiB.
+type restored struct{ durable, cached, cpu, memory []float64 }
+
+func (c *archiveCase) restore(ctx context.Context, way string, compare bool, ours, theirs *restored) error {
+	program := "farshore"
+	if way == "restic" {
+		program = way
+	}
+	repository, into := c.repository(program, "now"), c.m.path("restored")
+	if err := warm(repository); err != nil {
+		return err
+	}
+	begun := time.Now()
+	switch way {
+	case "restic":
+		took, err := c.theirs(ctx, repository, "restore", "latest", "--sparse", "--target", into)
+		if err == nil {
+			err = syncTree(into)
+		}
+		if err != nil {
+			return err
+		}
+		theirs.cached, theirs.durable = append(theirs.cached, took.took.Seconds()), append(theirs.durable, time.Since(begun).Seconds())
+		theirs.cpu, theirs.memory = append(theirs.cpu, took.cpu.Seconds()), append(theirs.memory, mib(took.memory))
+	case "durable":
+		took, err := c.ours(ctx, "archive-restore", repository, into, "1")
+		if err != nil {
+			return err
+		}
+		ours.durable = append(ours.durable, took.took.Seconds())
+	default:
+		took, err := c.ours(ctx, "archive-restore", repository, into, "0")
+		if err != nil {
+			return err
+		}
+		ours.cached = append(ours.cached, took.took.Seconds())
+		ours.cpu, ours.memory = append(ours.cpu, took.cpu.Seconds()), append(ours.memory, mib(took.memory))
+	}
+	if compare {
+		if err := sameContent(c.image, into); err != nil {
+			return fmt.Errorf("%s restored something else: %w", program, err)
+		}
+	}
+	return os.RemoveAll(into)
 }
 
 // ours runs a part of this program on an archive, in a process of its own.

@@ -117,7 +117,7 @@ func readChanged(path string, size int64) (*grid.Set, error) {
 	return set, nil
 }
 
-// archiveRestore restores the newest point into a new file, as replay does: STORE CACHE IDENTITY INTO.
+// archiveRestore restores the newest point into a new file, as replay does; with SYNC 0 it leaves it in the page cache: STORE CACHE IDENTITY INTO SYNC.
 func archiveRestore(ctx context.Context, args []string) (err error) {
 	defer profiled("archive-restore")()
 	a, err := openBenchArchive(ctx, args)
@@ -138,8 +138,18 @@ func archiveRestore(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
-	return a.Restore(ctx, part, archive.RestoreOptions{Sink: t, Done: func(int64) error { return t.Sync() }})
+	o := archive.RestoreOptions{Sink: blank{t}}
+	if args[4] == "1" {
+		o.Done = func(int64) error { return t.Sync() }
+	}
+	return a.Restore(ctx, part, o)
 }
+
+// blank is a new file: all of it reads as zero already. Replay's is like this.
+type blank struct{ replica.Target }
+
+// Zero implements archive.Sink.
+func (blank) Zero(int64, int64) error { return nil }
 
 // profiled writes a profile of this process into the folder that FARSHORE_BENCH_PROFILES names, when its result is called.
 func profiled(name string) func() {

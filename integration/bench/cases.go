@@ -60,7 +60,7 @@ var cases = []benchCase{
 	},
 	{
 		name:  "archive",
-		about: "a volume of 8 GiB archived into a directory, encrypted, and restored, against restic with its defaults on the same disk, everything that is read in the page cache",
+		about: "a volume of 8 GiB (or as much of it as BENCHTIME says) archived into a directory, encrypted, and restored, against restic with its defaults on the same disk, everything that is read in the page cache",
 		run:   measureArchive,
 	},
 	{
