@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 
@@ -376,6 +377,8 @@ func (c *crowd) Get(ctx context.Context, name string, off, length int64) ([]byte
 		}
 		select {
 		case <-c.there:
+		case <-time.After(time.Minute):
+			return nil, fmt.Errorf("%d large reads have begun after a minute, want %d", c.now.Load(), c.want.Load())
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
