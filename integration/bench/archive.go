@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -26,15 +27,9 @@ func measureArchive(ctx context.Context, m *measuring) error {
 	if err := c.begin(ctx, size); err != nil {
 		return err
 	}
-	small, err := c.first(ctx, size/8)
-	if err != nil {
+	if err := c.first(ctx); err != nil {
 		return err
 	}
-	large, err := c.first(ctx, size)
-	if err != nil {
-		return err
-	}
-	c.tellFirst(small, large)
 	for _, k := range []struct {
 		name   string
 		length int
@@ -86,54 +81,76 @@ func (c *archiveCase) repository(program, state string) string {
 	return c.m.path(program + "-" + state)
 }
 
-// firstBackup is what a first backup took.
-type firstBackup struct {
-	archive, restic       measured
-	archiveSize, repoSize int64
-}
-
-// first archives the beginning of the image for the first time. The whole of it is what later rounds begin with.
-func (c *archiveCase) first(ctx context.Context, size int64) (b firstBackup, err error) {
-	image := c.image
-	if size < c.size {
-		image = c.m.path("small")
-		if err := copyFile(image, c.image, size); err != nil {
-			return b, err
-		}
-	}
+// first archives the whole image. Later rounds begin with that.
+func (c *archiveCase) first(ctx context.Context) error {
 	ours, theirs := c.repository("farshore", "base"), c.repository("restic", "base")
-	for _, dir := range []string{ours, theirs} {
-		if err := os.RemoveAll(dir); err != nil {
-			return b, err
-		}
-	}
 	if _, err := c.theirs(ctx, theirs, "init"); err != nil {
-		return b, err
+		return err
 	}
-	if err := warm(image); err != nil {
-		return b, err
+	if err := warm(c.image); err != nil {
+		return err
 	}
-	if b.archive, err = c.ours(ctx, "archive-write", ours, image, "1", ""); err != nil {
-		return b, err
+	took, err := c.ours(ctx, "archive-write", ours, c.image, "1", "")
+	if err != nil {
+		return err
 	}
-	if b.restic, err = c.theirs(ctx, theirs, "backup", image); err != nil {
-		return b, err
+	restic, err := c.theirs(ctx, theirs, "backup", c.image)
+	if err != nil {
+		return err
 	}
-	if b.archiveSize, err = folderSize(filepath.Join(ours, "store")); err != nil {
-		return b, err
+	stored, err := folderSize(filepath.Join(ours, "store"))
+	if err != nil {
+		return err
 	}
-	b.repoSize, err = folderSize(filepath.Join(theirs, "repository"))
-	return b, err
+	resticStored, err := folderSize(filepath.Join(theirs, "repository"))
+	if err != nil {
+		return err
+	}
+	c.m.result("first archive of the whole volume: rate to restic's", restic.took.Seconds()/took.took.Seconds(), "x", map[string]float64{
+		"farshore s": took.took.Seconds(), "restic s": restic.took.Seconds(), "volume GiB": float64(c.size) / (1 << 30),
+		"farshore stored GiB": float64(stored) / (1 << 30), "restic stored GiB": float64(resticStored) / (1 << 30),
+		"farshore MiB resident": mib(took.memory), "restic MiB resident": mib(restic.memory),
+	})
+	return nil
 }
 
-func (c *archiveCase) tellFirst(small, large firstBackup) {
-	c.m.result("first archive of the whole volume: rate to restic's", large.restic.took.Seconds()/large.archive.took.Seconds(), "x", map[string]float64{
-		"farshore s": large.archive.took.Seconds(), "restic s": large.restic.took.Seconds(), "volume GiB": float64(c.size) / (1 << 30),
-		"farshore stored GiB": float64(large.archiveSize) / (1 << 30), "restic stored GiB": float64(large.repoSize) / (1 << 30),
-	})
-	c.m.held("memory at the peak of archiving, against that for an eighth of the volume", float64(large.archive.memory)/float64(small.archive.memory), "x", atMost, 1.25,
-		map[string]float64{"farshore MiB": mib(large.archive.memory), "farshore MiB, an eighth": mib(small.archive.memory),
-			"restic MiB": mib(large.restic.memory), "restic MiB, an eighth": mib(small.restic.memory)})
+// measureArchiveMemory archives and restores two volumes, one of which is eight times the other.
+func measureArchiveMemory(ctx context.Context, m *measuring) error {
+	var writing, reading []measured
+	large := int64(8<<30*min(1, m.b.scale)) / (8 * grid.Chunk) * (8 * grid.Chunk)
+	if err := roomFor(m.dir, large*5/2); err != nil {
+		return err
+	}
+	for _, size := range []int64{large / 8, large} {
+		c := &archiveCase{m: m, image: m.path("image")}
+		if err := c.begin(ctx, size); err != nil {
+			return err
+		}
+		repository, into := c.repository("farshore", strconv.FormatInt(size, 10)), m.path("restored")
+		took, err := c.ours(ctx, "archive-write", repository, c.image, "1", "")
+		if err != nil {
+			return err
+		}
+		writing = append(writing, took)
+		if took, err = c.ours(ctx, "archive-restore", repository, into, "0"); err != nil {
+			return err
+		}
+		reading = append(reading, took)
+		if err := os.Remove(into); err != nil {
+			return err
+		}
+	}
+	for _, x := range []struct {
+		name string
+		took []measured
+	}{{"archiving", writing}, {"restoring", reading}} {
+		small, whole := x.took[0], x.took[1]
+		m.held("memory at the peak of "+x.name+", against that for an eighth of the volume", float64(whole.own)/float64(small.own), "x", atMost, 1.25, map[string]float64{
+			"MiB": mib(whole.own), "MiB, an eighth": mib(small.own), "GiB of the volume": float64(large) / (1 << 30),
+			"MiB with files": mib(whole.memory), "MiB with files, an eighth": mib(small.memory),
+		})
+	}
+	return nil
 }
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }

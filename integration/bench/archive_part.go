@@ -200,6 +200,7 @@ type measured struct {
 	took   time.Duration
 	cpu    time.Duration
 	memory int64 // resident at the peak, bytes
+	own    int64 // of them without what is mapped of files, as the index is, which the kernel takes back when it likes
 }
 
 // runMeasured runs a command to its end.
@@ -228,6 +229,25 @@ func runMeasured(ctx context.Context, env []string, args ...string) (measured, e
 			if _, peak, err := memoryOf(cmd.Process.Pid); err == nil { // it may have ended
 				m.memory = max(m.memory, peak)
 			}
+			if own, err := ownMemory(cmd.Process.Pid); err == nil {
+				m.own = max(m.own, own)
+			}
 		}
 	}
+}
+
+// ownMemory is a process's resident memory that is no file's, in bytes.
+func ownMemory(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, is := strings.CutPrefix(line, "RssAnon:"); is {
+			var kib int64
+			_, err := fmt.Sscanf(rest, "%d kB", &kib)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("the kernel doesn't tell")
 }

@@ -64,6 +64,11 @@ var cases = []benchCase{
 		run:   measureArchive,
 	},
 	{
+		name:  "archive-memory",
+		about: "memory of the process that archives and restores a volume of 8 GiB (or as much of it as BENCHTIME says), and one of an eighth of that",
+		run:   measureArchiveMemory,
+	},
+	{
 		name:  "archive-lag",
 		about: "transit lag (64 KiB random writes, 8 MB/s) while points are archived one after the other by the applier, against the same without, interleaved",
 		run:   measureArchiveLag,
