@@ -329,7 +329,11 @@ func (b *adder) release(ctx context.Context, n *growing) error {
 
 // store stores a node.
 func (b *adder) store(ctx context.Context, ids []ID) (ID, error) {
-	raw := encodeNode(make([]byte, 0, nodeBytes), ids)
+	bufs := &b.r.a.buffers
+	node, record := bufs.Get().(*[]byte), bufs.Get().(*[]byte)
+	defer bufs.Put(node)
+	defer bufs.Put(record)
+	raw := encodeNode((*node)[:0], ids)
 	if bytes.Equal(raw, zeroChunk[:nodeBytes]) {
 		return ID{}, nil
 	}
@@ -338,6 +342,7 @@ func (b *adder) store(ctx context.Context, ids []ID) (ID, error) {
 	if err := b.r.known([]ID{id}, known[:]); err != nil || known[0] || !b.r.packer.claim(id) {
 		return id, err
 	}
-	record, e := b.r.a.sealRecord(nil, id, raw)
-	return id, b.r.packer.put(ctx, &b.r.packer.nodes, record, e)
+	var e entry
+	*record, e = b.r.a.sealRecord((*record)[:0], id, raw)
+	return id, b.r.packer.put(ctx, &b.r.packer.nodes, *record, e)
 }

@@ -29,8 +29,8 @@ const (
 	entryLength  = 32 + 4 + 4 + 1
 	trailerBytes = 4 + 4 + 8
 
-	// A pack is closed when its records would be longer than packTarget, or more than packRecords.
-	packTarget  = 12 << 20
+	// A pack is closed when it would be longer than packTarget, or have more than packRecords: it has at least 8 MiB then.
+	packTarget  = 8<<20 + 2*grid.Chunk
 	packRecords = 1 << 14
 	packLimit   = 16 << 20 // a longer one is no pack
 
