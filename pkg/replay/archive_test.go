@@ -306,7 +306,12 @@ func TestCancelledReplayResumes(t *testing.T) {
 		if _, err := replay.Run(stop, o); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "the same command") {
 			t.Fatalf("%s: %v", phase, err)
 		}
-		o.Progress, o.Finish = nil, nil
+		o.Progress, o.Finish = nil, func(*replay.Result) error {
+			if _, err := replay.Run(t.Context(), o); !errors.Is(err, replay.ErrBusy) {
+				t.Errorf("two at once: %v", err)
+			}
+			return nil
+		}
 		w.run(t, o, w.last.Token.Barrier)
 	}
 }
