@@ -20,14 +20,7 @@ import (
 	"github.com/farshore/farshore/pkg/replay"
 )
 
-func replayCommand() *cobra.Command {
-	var r reach
-	var f format
-	var o replayOptions
-	cmd := &cobra.Command{
-		Use:   "replay --to POINT --into DIR",
-		Short: "Recover a group's volumes and objects to any recovery point, into a new directory",
-		Long: `Replay rebuilds every volume of the group as it was at a recovery point, in files below a new directory, and writes the
+const replayHelp = `Replay rebuilds every volume of the group as it was at a recovery point, in files below a new directory, and writes the
 Kubernetes objects of the same instant beside them as manifests: DIR/manifests/NAMESPACE/KIND-NAME.yaml, what has no namespace
 in DIR/manifests/_cluster. Replication goes on meanwhile, and what exists is not touched. POINT is one of
 
@@ -52,7 +45,16 @@ and instants that the journal still covers behind an archived point. With --from
 all: archived points are what there is then. An encrypted archive is opened by --identity, or by the document's identities where they can be read.
 
 A replay that was interrupted is gone on with by the same command: DIR has a file "unfinished.json" until all is there. With --device a
-volume goes onto a block device, which is overwritten. --dry-run tells what would be read from where and about how long it takes.`,
+volume goes onto a block device, which is overwritten. --dry-run tells what would be read from where and about how long it takes.`
+
+func replayCommand() *cobra.Command {
+	var r reach
+	var f format
+	var o replayOptions
+	cmd := &cobra.Command{
+		Use:   "replay --to POINT --into DIR",
+		Short: "Recover a group's volumes and objects to any recovery point, into a new directory",
+		Long:  replayHelp,
 		Example: `  farshore replay --group bank.yaml --to latest --into /srv/recovered
   farshore replay --group bank.yaml --to before-upgrade --into /srv/old --objects-only --identity age.key
   farshore replay --group bank.yaml --to 2026-01-31T12:00:00Z --into /srv/january --from-archive --identity age.key
