@@ -45,6 +45,7 @@ type Plan struct {
 // what Run refuses before it writes.
 func DryRun(ctx context.Context, o Options) (*Plan, error) {
 	r := newRun(o)
+	r.dry = true
 	hold, err := holdBase(ctx, o.Dir, r.log)
 	if err != nil {
 		return nil, err
@@ -106,7 +107,7 @@ func (r *run) planTo(ctx context.Context, h *history, w *work, point *Point) (*P
 
 // outlook returns what the replay would begin from: what an earlier attempt left, or the base that leaves least to read.
 func (r *run) outlook(h *history, w *work, point *Point, plan *Plan) (*base, func(), error) {
-	if w.m != nil {
+	if w.m != nil && w.m.is(point) {
 		cp, err := replica.ReadCheckpoint(w.dir)
 		switch {
 		case err == nil && h.leads(&cp, point):

@@ -191,6 +191,9 @@ func (r *run) target(h *history, w *work) (*Point, error) {
 		return nil, fmt.Errorf("go on with the replay in %s: %s can't be recovered any more; remove the directory and choose another point", w.dir, w.m.describe())
 	}
 	r.o.notice("%s can't be recovered any more, beginning anew", w.m.describe())
+	if r.dry {
+		return choose(points, r.o.Target)
+	}
 	if err := w.discard(); err != nil {
 		return nil, err
 	}
@@ -231,6 +234,7 @@ type run struct {
 	began   time.Time
 	read    atomic.Uint64 // bytes of the journal
 	objects bool          // of them alone
+	dry     bool          // nothing is to be written
 }
 
 func newRun(o Options) *run {
