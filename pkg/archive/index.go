@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -16,7 +17,6 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/farshore/farshore/internal/durable"
-	"github.com/farshore/farshore/internal/grid"
 )
 
 // index knows where chunks lie. It is a cache of the directories of packs: what is lost of it is read from the store again.
@@ -26,7 +26,7 @@ import (
 //	meta      archive      → the archive's ID, and the index's format
 //	packs     number       → name, size
 //	names     name         → number
-//	chunks    ID, number   → offset, lengths, flags, which of the pack's records it is
+//	chunks    ID, number   → offset, lengths, flags, which of the pack's records it is, CRC-32C of all that and of the pack's name
 //
 // Chunks of packs that aren't in packs don't count. Methods may be called concurrently.
 type index struct {
@@ -57,9 +57,9 @@ type packed struct {
 
 const (
 	indexFile   = "index.db"
-	indexFormat = "2 "
+	indexFormat = "3 "
 
-	chunkValue = 4 + 4 + 4 + 1 + 2
+	chunkValue = 4 + 4 + 4 + 1 + 2 + 4
 )
 
 var (
@@ -244,7 +244,8 @@ func (x *index) addAtOnce(packs []packed) error {
 				v = binary.LittleEndian.AppendUint32(v, e.stored)
 				v = binary.LittleEndian.AppendUint32(v, e.raw)
 				v = binary.LittleEndian.AppendUint16(append(v, e.flags), uint16(i)) // there are no more than packRecords
-				records = append(records, record{slices.Concat(e.id[:], key), v})
+				k := slices.Concat(e.id[:], key)
+				records = append(records, record{k, binary.LittleEndian.AppendUint32(v, placeSum(k, v, p.name))})
 				off += e.stored
 			}
 		}
@@ -256,6 +257,11 @@ func (x *index) addAtOnce(packs []packed) error {
 		}
 		return nil
 	})
+}
+
+// placeSum is what the key of a chunk's place, its value before the checksum and the pack's name add up to: what prunes delete depends on them.
+func placeSum(key, value []byte, pack packName) uint32 {
+	return crc32.Update(crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value), castagnoli, pack[:])
 }
 
 // find gives every place of each ID, until give returns false for it.
@@ -281,7 +287,7 @@ func (x *index) find(ids []ID, give func(i int, p place) bool) error {
 					raw:    binary.LittleEndian.Uint32(v[8:]),
 					flags:  v[12],
 				}}
-				if p.off > packLimit || p.stored > packLimit || p.raw > grid.Chunk {
+				if sum := v[chunkValue-4:]; placeSum(k, v[:chunkValue-4], name) != binary.LittleEndian.Uint32(sum) {
 					return errIndex
 				}
 				if !give(i, p) {

@@ -58,18 +58,32 @@ func (a *Archive) Prune(ctx context.Context, o PruneOptions) (*Pruned, error) {
 	if o.Progress == nil {
 		o.Progress = func(string, int64, int64) {}
 	}
-	p := &prune{a: a, o: o, out: new(Pruned)}
+	var lock *lease
 	if !o.DryRun {
 		var err error
-		if p.lock, err = takeLock(ctx, a.store, a.times); err != nil {
+		if lock, err = takeLock(ctx, a.store, a.times); err != nil {
 			return nil, err
 		}
-		defer p.lock.end(ctx)
+		defer lock.end(ctx)
 	}
-	if err := p.run(ctx); err != nil {
+	var p *prune
+	err := withIndex(func() error {
+		p = &prune{a: a, o: o, out: new(Pruned), lock: lock}
+		return p.run(ctx)
+	})
+	if err != nil {
 		return nil, err
 	}
 	return p.out, nil
+}
+
+// withIndex does something that begins with a refresh, once more if the index turns out to be damaged: the refresh makes it anew.
+func withIndex(do func() error) error {
+	err := do()
+	if errors.Is(err, errIndex) {
+		err = do()
+	}
+	return err
 }
 
 // prune is one Prune as it goes on.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/farshore/farshore/internal/grid"
 	"github.com/farshore/farshore/pkg/archive/store"
@@ -408,5 +409,43 @@ func TestPruneDamaged(t *testing.T) {
 				t.Errorf("points %v are left", got)
 			}
 		})
+	}
+}
+
+// What a damaged index says of where chunks are costs nothing: a prune finds out, and asks the store.
+func TestPruneDoubtsTheIndex(t *testing.T) {
+	t.Parallel()
+	random := newRandom(t)
+	origin := newShelf()
+	origin.fill(t, random, 4, 50)
+	for range 20 {
+		s := origin.clone(t)
+		a := s.open(t, s.memory)
+		err := a.index.db.Update(func(tx *bolt.Tx) error {
+			b := tx.Bucket(chunkBucket)
+			altered := make(map[string][]byte)
+			c := b.Cursor()
+			for k, v := c.First(); k != nil; k, v = c.Next() {
+				if random.IntN(8) == 0 {
+					altered[string(k)] = storetest.Flip(random.IntN(8 * len(v)))(slices.Clone(v))
+				}
+			}
+			for k, v := range altered {
+				if err := b.Put([]byte(k), v); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pruneAll(t.Context(), a, 2); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.restore(t, a); !slices.Equal(got, []uint64{3, 4}) {
+			t.Errorf("points %v are left", got)
+		}
+		s.tidy(t, a)
 	}
 }

@@ -21,6 +21,15 @@ type Stats struct {
 
 // Stats measures the archive. What is damaged doesn't count as needed. Progress is told of bytes of the points whose trees were read; nil: nobody is.
 func (a *Archive) Stats(ctx context.Context, progress func(done, total int64)) (*Stats, error) {
+	var out *Stats
+	err := withIndex(func() (err error) {
+		out, err = a.stats(ctx, progress)
+		return err
+	})
+	return out, err
+}
+
+func (a *Archive) stats(ctx context.Context, progress func(done, total int64)) (*Stats, error) {
 	points, _, err := a.Points(ctx)
 	if err != nil {
 		return nil, err
