@@ -291,9 +291,7 @@ func TestRoomKeepHistory(t *testing.T) {
 	last := r.Fill(1, 4, "a", "b")
 	f.Update(r.Document())
 	r.AppliedTo(last)
-	if until, _ := b.Paused(); !until.IsZero() {
-		t.Errorf("it is paused until %v", until)
-	}
+	eventually(t, "the pause is ended", func() bool { until, _ := b.Paused(); return until.IsZero() })
 	r.StatusWhere("with room nothing is said", ok(group.ConditionJournal))
 }
 

@@ -270,7 +270,7 @@ func TestSnapshotOfWhat(t *testing.T) {
 	<-seeding
 	future := *h.Commits[1]
 	future.Token.Barrier += 9
-	future.Vector = nil
+	future.Vector, future.Objects = nil, nil
 	for _, e := range h.Commits[1].Vector {
 		e.Position.Seq += 1000
 		future.Vector = append(future.Vector, e)
