@@ -36,7 +36,8 @@ func TestStoreOutOfReach(t *testing.T) {
 			// As an unmounted file system leaves it: the directory is there, and nothing in it.
 			return errors.Join(os.Rename(filepath.Join(disk, "archive"), away), os.Mkdir(filepath.Join(disk, "archive"), 0o700))
 		}, func() error {
-			return errors.Join(os.Remove(filepath.Join(disk, "archive")), os.Rename(away, filepath.Join(disk, "archive")))
+			// A run that was under way may have stored something; it can't have listed a point.
+			return errors.Join(os.RemoveAll(filepath.Join(disk, "archive")), os.Rename(away, filepath.Join(disk, "archive")))
 		}},
 	} {
 		if err := fault.spoil(); err != nil {
@@ -44,6 +45,9 @@ func TestStoreOutOfReach(t *testing.T) {
 		}
 		labels = append(labels, p.Mark(fault.name, limit))
 		says(t, p, fault.says)
+		if gone, _ := filepath.Glob(filepath.Join(disk, "archive", harness.Group, "points", "*")); fault.name == "gone" && len(gone) > 0 {
+			t.Errorf("points were archived where there is no archive: %v", gone)
+		}
 		load.Progress(t, 100)
 		p.NewPoint(limit)
 		if err := fault.mend(); err != nil {

@@ -22,6 +22,7 @@ import (
 // Farshore runs the operator's command and returns its standard output.
 func (p *Pair) Farshore(args ...string) (string, error) {
 	cmd := exec.Command(filepath.Join(p.binaries, "farshore"), append(args, "--group", p.Document)...)
+	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+filepath.Join(p.Dir, "cache"))
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {

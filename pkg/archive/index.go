@@ -73,8 +73,12 @@ var (
 // errIndex means that the index can't be used; renew makes it anew.
 var errIndex = errors.New("the archive's index is damaged")
 
+// errOther means that the index is of another archive.
+var errOther = errors.New("the index is of another archive")
+
 // openIndex opens the index of an archive in a directory, and makes it where there is none, or one that can't be used. One that
-// another process has open is left to it: then the index is in a directory of its own, as it is with no directory.
+// another process has open is left to it, and so is one that another process makes anew for another archive meanwhile: then the index is in a
+// directory of its own, as it is with no directory.
 func openIndex(dir, archive string) (*index, error) {
 	if dir != "" {
 		if err := durable.MkdirAll(dir); err != nil {
@@ -85,9 +89,13 @@ func openIndex(dir, archive string) (*index, error) {
 		if err != nil && !errors.Is(err, bolt.ErrTimeout) {
 			err = x.renew()
 		}
-		if !errors.Is(err, bolt.ErrTimeout) {
-			return x, err
+		switch {
+		case err == nil:
+			return x, nil
+		case !errors.Is(err, bolt.ErrTimeout) && !errors.Is(err, errOther):
+			return nil, errors.Join(err, x.close())
 		}
+		_ = x.close() // it is another one's
 	}
 	dir, err := os.MkdirTemp("", "farshore-archive-*")
 	if err != nil {
@@ -120,7 +128,7 @@ func (x *index) open() error {
 			meta := tx.Bucket(metaBucket)
 			got := meta.Get(metaKey)
 			if k, _ := tx.Bucket(packsBucket).Cursor().First(); !bytes.Equal(got, want) && (got != nil || k != nil) {
-				return fmt.Errorf("%s is of another archive", x.name)
+				return errOther
 			}
 			x.new.Store(got == nil)
 			return meta.Put(metaKey, want)

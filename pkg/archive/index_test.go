@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/farshore/farshore/internal/grid"
 	"github.com/farshore/farshore/pkg/archive/store/storetest"
 )
@@ -170,5 +172,32 @@ func TestPacksOfOthers(t *testing.T) {
 	expect(t, a, p.Parts[0], v)
 	if again, err := commit(t.Context(), a, 2, source("disk", v)); err != nil || again.Added != 0 {
 		t.Errorf("%d bytes are stored again: %v", again.Added, err)
+	}
+}
+
+// Two archives share a directory for their indexes, as two groups of one name do in a user's cache, and are opened at the same time, again
+// and again: each finds an index of its own.
+func TestCacheOfTwoArchives(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var all errgroup.Group
+	for _, archive := range []string{"one", "two"} {
+		for range 2 {
+			all.Go(func() error {
+				for range 100 {
+					x, err := openIndex(dir, archive)
+					if err != nil {
+						return err
+					}
+					if err := x.close(); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -88,7 +88,8 @@ func (n *nursery) output(ctx context.Context, stderr io.Writer, name, program st
 func (n *nursery) spawn(name string, stdout, stderr io.Writer, program string, args ...string) (*process, error) {
 	p := &process{name: name, cmd: exec.Command(program, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = stdout, stderr
-	p.cmd.Env = environment()
+	// What children keep for their next time goes with everything else.
+	p.cmd.Env = append(environment(), "XDG_CACHE_HOME="+filepath.Join(filepath.Dir(n.logs), "cache"))
 	p.cmd.SysProcAttr = attributes()
 	started := make(chan error)
 	n.starts <- func() { started <- p.cmd.Start() }
