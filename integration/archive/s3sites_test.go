@@ -31,13 +31,17 @@ func TestSitesWhoseObjectStoreIsKilled(t *testing.T) {
 				server.Restart()
 				labels = append(labels, p.Mark(fmt.Sprintf("back-%d", i), limit))
 			}
-			load.Stop()
 			p.WaitArchived(limit, labels...)
+			harness.Eventually(t, limit, "points are archived by the clock as well", func() error {
+				points, err := p.Archived()
+				if n := len(points) - labelled(points); err == nil && n < 3 {
+					err = fmt.Errorf("%d are", n)
+				}
+				return err
+			})
+			load.Stop()
 			points, truth := truth(t, p)
 			t.Logf("%d points archived, %d of them labelled", len(points), labelled(points))
-			if n := len(points) - labelled(points); n < 3 {
-				t.Errorf("%d points were archived by the clock, want at least 3", n)
-			}
 			for _, x := range p.All() {
 				if x.Running() {
 					x.Kill()
