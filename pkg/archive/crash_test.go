@@ -107,6 +107,12 @@ func TestRunsThatFail(t *testing.T) {
 		return ops
 	}
 
+	failEverywhere(t, play)
+}
+
+// failEverywhere lets play fail at each of its operations in turn, in every way. play tells how many there were.
+func failEverywhere(t *testing.T, play func(*testing.T, func(storetest.Op) *storetest.Fault) int) {
+	t.Helper()
 	total := play(t, func(storetest.Op) *storetest.Fault { return nil })
 	if total < 12 {
 		t.Fatalf("a run takes %d operations: it stores too little to tell anything", total)

@@ -3,6 +3,7 @@ package archive
 import (
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -56,20 +57,9 @@ func TestCacheThatIsNoGood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := t.TempDir()
-	b, err := Create(t.Context(), Options{Store: new(storetest.Memory), Group: "bank", Cache: other})
-	if err != nil {
-		t.Fatal(err)
-	}
-	shut(b)
-	foreign, err := os.ReadFile(filepath.Join(other, indexFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-
 	caches := map[string][]byte{
 		"behind":  early,
-		"foreign": foreign,
+		"foreign": foreignCache(t),
 		"empty":   {},
 		"garbage": bytes.Repeat([]byte("garbage "), 10000),
 		"cut":     good[:len(good)/2],
@@ -87,14 +77,7 @@ func TestCacheThatIsNoGood(t *testing.T) {
 		shut(a)
 	}
 
-	for range 10 {
-		bad := bytes.Clone(good)
-		for range 1 + random.IntN(30) {
-			bad[random.IntN(len(bad))] ^= 1 << random.IntN(8)
-		}
-		if err := os.WriteFile(file, bad, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	alterCaches(t, random, file, good, func() {
 		a := open(cache)
 		expect(t, a, p.Parts[0], v)
 		again, err := commit(t.Context(), a, 2, source("disk", v))
@@ -106,6 +89,39 @@ func TestCacheThatIsNoGood(t *testing.T) {
 		}
 		expect(t, a, again.Parts[0], v)
 		shut(a)
+	})
+}
+
+// foreignCache is the cache of another archive.
+func foreignCache(t *testing.T) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	x, err := openIndex(dir, "another one")
+	if err == nil {
+		err = x.close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(filepath.Join(dir, indexFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+// alterCaches writes a cache with some bits that are others, several times, and lets look use it.
+func alterCaches(t *testing.T, random *rand.Rand, file string, good []byte, look func()) {
+	t.Helper()
+	for range 10 {
+		bad := bytes.Clone(good)
+		for range 1 + random.IntN(30) {
+			bad[random.IntN(len(bad))] ^= 1 << random.IntN(8)
+		}
+		if err := os.WriteFile(file, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		look()
 	}
 }
 
