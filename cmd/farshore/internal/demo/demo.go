@@ -128,6 +128,7 @@ func (d *demo) prepare(ctx context.Context) error {
 		return err
 	}
 	d.nursery = newNursery(filepath.Join(d.dir, "logs"))
+	d.nursery.cache = filepath.Join(d.dir, "cache") // it goes with everything else
 	d.sites = &sites{nursery: d.nursery, bin: bin, dir: d.dir, sockets: d.temp, size: d.volumeSize()}
 	if d.sites.key, err = newKey(filepath.Join(d.dir, "dr", "age.key")); err != nil {
 		return err

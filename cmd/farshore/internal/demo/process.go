@@ -23,6 +23,7 @@ const readyLimit = 60 * time.Second
 // that Ctrl-C at the terminal reaches the demo alone, which ends its children in its own order.
 type nursery struct {
 	logs     string // directory
+	cache    string // directory of what children keep for their next time; "": the user's
 	starts   chan func()
 	mu       sync.Mutex
 	children []*process
@@ -88,8 +89,10 @@ func (n *nursery) output(ctx context.Context, stderr io.Writer, name, program st
 func (n *nursery) spawn(name string, stdout, stderr io.Writer, program string, args ...string) (*process, error) {
 	p := &process{name: name, cmd: exec.Command(program, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = stdout, stderr
-	// What children keep for their next time goes with everything else.
-	p.cmd.Env = append(environment(), "XDG_CACHE_HOME="+filepath.Join(filepath.Dir(n.logs), "cache"))
+	p.cmd.Env = environment()
+	if n.cache != "" {
+		p.cmd.Env = append(p.cmd.Env, "XDG_CACHE_HOME="+n.cache)
+	}
 	p.cmd.SysProcAttr = attributes()
 	started := make(chan error)
 	n.starts <- func() { started <- p.cmd.Start() }
