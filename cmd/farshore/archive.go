@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -91,11 +93,17 @@ func (v *vault) use(cmd *cobra.Command, do func(ctx context.Context, a *archive.
 // storePatience is how long an object store that is out of reach is waited for. Every command can be given again then; a replay goes on.
 const storePatience = time.Minute
 
-// openArchive opens the group's archive with identities beside the document's. What is known of its packs is kept in the user's cache directory.
+// openArchive opens the group's archive with identities beside the document's. What is known of its packs is kept in the user's cache directory,
+// for each place that a document names.
 func openArchive(ctx context.Context, g *group.Group, identities []age.Identity) (*archive.Archive, error) {
 	o := archives.Options{Identities: identities, Patience: storePatience}
+	place, err := archives.Store(g, o)
+	if err != nil {
+		return nil, err
+	}
 	if dir, err := os.UserCacheDir(); err == nil {
-		o.Cache = filepath.Join(dir, "farshore", "archives", g.Metadata.Name)
+		hash := sha256.Sum256([]byte(place.String()))
+		o.Cache = filepath.Join(dir, "farshore", "archives", g.Metadata.Name+"-"+hex.EncodeToString(hash[:8]))
 	}
 	return archives.Open(ctx, g, o)
 }

@@ -15,6 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -51,6 +53,8 @@ var (
 	ErrNone = errors.New("there is no archive here")
 	// ErrKey means that the archive is encrypted and no identity opens it.
 	ErrKey = errors.New("the archive is encrypted, and none of the identities opens it")
+	// ErrGone means that the store has no archive, and had one when Create was last called with the same cache.
+	ErrGone = errors.New("the archive that was here is gone")
 	// ErrForeign means that the archive in the store is of another group.
 	ErrForeign = errors.New("the archive is of another group")
 )
@@ -213,11 +217,30 @@ func parseAbout(raw []byte) (b about, err error) {
 	return b, nil
 }
 
-// Create opens the archive of a group, or makes it where there is none.
+// storeFile is a file of the cache that names the store with the archive that Create opened last.
+const storeFile = "store"
+
+// Create opens the archive of a group, or makes it where there is none. Where there was one, as the cache knows, it makes none: the error is
+// ErrGone. A disk that isn't mounted looks like that.
 func Create(ctx context.Context, o Options) (*Archive, error) {
 	a, err := Open(ctx, o)
-	if !errors.Is(err, ErrNone) {
-		return a, err
+	if errors.Is(err, ErrNone) {
+		a, err = o.create(ctx)
+	}
+	if err == nil && o.Cache != "" {
+		if err := os.WriteFile(filepath.Join(o.Cache, storeFile), []byte(o.Store.String()), 0o600); err != nil {
+			return nil, errors.Join(fmt.Errorf("note where the archive is: %w", err), a.Close())
+		}
+	}
+	return a, err
+}
+
+// create makes an archive where there is none.
+func (o Options) create(ctx context.Context) (_ *Archive, err error) {
+	if o.Cache != "" {
+		if last, err := os.ReadFile(filepath.Join(o.Cache, storeFile)); err == nil && string(last) == o.Store.String() {
+			return nil, fmt.Errorf("%w: %s; mount its disk, or bring its objects back. To begin a new one remove %s", ErrGone, o.Store, o.Cache)
+		}
 	}
 	b := about{Format: format, Group: o.Group, ID: uuid.NewString(), Encryption: encryptionNone}
 	if len(o.Recipients) > 0 {

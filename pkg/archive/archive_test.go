@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -229,5 +231,36 @@ func TestGoneArchiveIsNotWritten(t *testing.T) {
 	}
 	if _, err := commit(t.Context(), a, 1, source("disk", make(volume, 10))); err != nil {
 		t.Errorf("the archive is back: %v", err)
+	}
+}
+
+// A store whose archive is gone, like a disk that isn't mounted, gets no new one by itself; another store does.
+func TestCreateWhereOneWas(t *testing.T) {
+	t.Parallel()
+	cache := t.TempDir()
+	create := func(s store.Store) error {
+		a, err := Create(t.Context(), Options{Store: s, Group: "bank", Cache: cache})
+		if err == nil {
+			err = a.Close()
+		}
+		return err
+	}
+	here, there := store.Sub(new(storetest.Memory), "here"), store.Sub(new(storetest.Memory), "there")
+	for range 2 {
+		if err := create(here); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := here.Delete(t.Context(), aboutObject); err != nil {
+		t.Fatal(err)
+	}
+	if err := create(here); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), cache) {
+		t.Errorf("where one was: %v", err)
+	}
+	if err := create(there); err != nil {
+		t.Errorf("elsewhere: %v", err)
+	}
+	if err := errors.Join(os.RemoveAll(cache), create(here)); err != nil {
+		t.Errorf("after the cache was removed: %v", err)
 	}
 }
