@@ -15,6 +15,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/farshore/farshore/internal/durable"
 )
@@ -86,13 +87,13 @@ func openIndex(dir, archive string) (*index, error) {
 		}
 		x := &index{name: filepath.Join(dir, indexFile), archive: archive}
 		err := x.open()
-		if err != nil && !errors.Is(err, bolt.ErrTimeout) {
+		if err != nil && !errors.Is(err, bolterrors.ErrTimeout) {
 			err = x.renew()
 		}
 		switch {
 		case err == nil:
 			return x, nil
-		case !errors.Is(err, bolt.ErrTimeout) && !errors.Is(err, errOther):
+		case !errors.Is(err, bolterrors.ErrTimeout) && !errors.Is(err, errOther):
 			return nil, errors.Join(err, x.close())
 		}
 		_ = x.close() // it is another one's

@@ -328,7 +328,7 @@ func TestPruneBesideARun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if done, err = pruneAll(t.Context(), a, 2); err != nil {
+		if _, err := pruneAll(t.Context(), a, 2); err != nil {
 			t.Fatal(err)
 		}
 	}

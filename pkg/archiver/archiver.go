@@ -82,7 +82,6 @@ type Archiver struct {
 	known    bool               // points were read
 	readAt   time.Time          // when that was
 	free     bool               // Run waits for a snapshot to be handed over
-	retryAt  time.Time          // nothing is archived before
 	failures int                // one behind the other
 	at       replica.Commit     // that the replicas are at
 	holds    replica.Checkpoint // of the replicas, at that commit

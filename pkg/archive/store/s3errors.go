@@ -51,7 +51,7 @@ func (s *S3) failed(ctx context.Context, verb, name string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("%s: %w", what, cause)
 	}
-	sentinel, hint := s.meaning(err)
+	hint, sentinel := s.meaning(err)
 	if errors.Is(sentinel, ErrDenied) {
 		s.keys.Expire() // whoever changed them meanwhile need not restart this process
 	}
@@ -72,11 +72,11 @@ func (s *S3) failed(ctx context.Context, verb, name string, err error) error {
 // errPermanent stands for everything that stays and has no name of its own.
 var errPermanent = errors.New("permanent")
 
-// meaning is the sentinel of an error, errPermanent, or nil for one that passes, and what to do.
-func (s *S3) meaning(err error) (sentinel error, hint string) {
+// meaning is what to do about an error, and its sentinel: errPermanent, or nil for one that passes.
+func (s *S3) meaning(err error) (hint string, sentinel error) {
 	for _, sentinel := range []error{ErrDenied, ErrShort} {
 		if errors.Is(err, sentinel) {
-			return sentinel, ""
+			return "", sentinel
 		}
 	}
 	r := response(err)
@@ -84,44 +84,44 @@ func (s *S3) meaning(err error) (sentinel error, hint string) {
 	case "":
 		return s.meaningOfConnection(err)
 	case minio.NoSuchKey:
-		return ErrNotFound, ""
+		return "", ErrNotFound
 	case minio.NoSuchBucket:
-		return ErrNoBucket, fmt.Sprintf(": make the bucket %s, or name another one", s.o.Bucket)
+		return fmt.Sprintf(": make the bucket %s, or name another one", s.o.Bucket), ErrNoBucket
 	case codeRange:
-		return ErrShort, ""
+		return "", ErrShort
 	case "RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture":
-		return ErrClockSkew, ": set both by NTP"
+		return ": set both by NTP", ErrClockSkew
 	case "AuthorizationHeaderMalformed", "InvalidRegion", "PermanentRedirect":
 		if r.Region != "" {
-			return errPermanent, fmt.Sprintf(": set the region to %s", r.Region)
+			return fmt.Sprintf(": set the region to %s", r.Region), errPermanent
 		}
-		return errPermanent, ": set the region, and the endpoint, that the bucket is in"
+		return ": set the region, and the endpoint, that the bucket is in", errPermanent
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidTokenId", "InvalidToken", "ExpiredToken", "ExpiredTokenException",
 		"XAdminUserNotFound": // versitygw, with a status that says not found
-		return ErrDenied, ": " + s.keysHint()
+		return ": " + s.keysHint(), ErrDenied
 	case "BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody":
-		return nil, ": it was altered on its way, and refused"
+		return ": it was altered on its way, and refused", nil
 	case "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull", "StorageFull", "EntityTooLarge":
-		return errPermanent, ": make room there, or keep fewer points"
+		return ": make room there, or keep fewer points", errPermanent
 	}
 	return s.meaningOfStatus(r)
 }
 
-func (s *S3) meaningOfStatus(r minio.ErrorResponse) (sentinel error, hint string) {
+func (s *S3) meaningOfStatus(r minio.ErrorResponse) (hint string, sentinel error) {
 	switch status := r.StatusCode; {
 	case status == http.StatusForbidden, status == http.StatusUnauthorized:
-		return ErrDenied, fmt.Sprintf(": let the credentials list the bucket %s, and get, put and delete its objects", s.o.Bucket)
+		return fmt.Sprintf(": let the credentials list the bucket %s, and get, put and delete its objects", s.o.Bucket), ErrDenied
 	case status == http.StatusRequestTimeout, status == http.StatusConflict, status == http.StatusTooManyRequests, status == 499:
-		return nil, ""
+		return "", nil
 	case status == http.StatusBadRequest && strings.Contains(r.Message, "HTTP request to an HTTPS server"):
-		return errPermanent, ": the server wants TLS; set insecure to false"
+		return ": the server wants TLS; set insecure to false", errPermanent
 	case status >= 300 && status < 500, status == http.StatusNotImplemented:
-		return errPermanent, ""
+		return "", errPermanent
 	}
-	return nil, ""
+	return "", nil
 }
 
-func (s *S3) meaningOfConnection(err error) (sentinel error, hint string) {
+func (s *S3) meaningOfConnection(err error) (hint string, sentinel error) {
 	var (
 		authority   x509.UnknownAuthorityError
 		certificate x509.CertificateInvalidError
@@ -129,15 +129,15 @@ func (s *S3) meaningOfConnection(err error) (sentinel error, hint string) {
 	)
 	switch {
 	case errors.As(err, &authority):
-		return errPermanent, ": name the bundle with its authority as caFile"
+		return ": name the bundle with its authority as caFile", errPermanent
 	case errors.As(err, &certificate) && certificate.Reason == x509.Expired:
-		return errPermanent, ": renew the server's certificate, or set this machine's clock right"
+		return ": renew the server's certificate, or set this machine's clock right", errPermanent
 	case errors.As(err, &certificate), errors.As(err, &host):
-		return errPermanent, ": the server's certificate is for something else; check the endpoint"
+		return ": the server's certificate is for something else; check the endpoint", errPermanent
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		return errPermanent, ": the server doesn't speak TLS; set insecure to true, or the right port"
+		return ": the server doesn't speak TLS; set insecure to true, or the right port", errPermanent
 	}
-	return nil, ""
+	return "", nil
 }
 
 func (s *S3) keysHint() string {
