@@ -366,8 +366,8 @@ func TestDamageOfIndex(t *testing.T) {
 			case 0:
 				b = b[:random.IntN(len(b))]
 			case 1:
-				at := random.IntN(len(b) - 4096)
-				rand.NewChaCha8([32]byte{byte(i)}).Read(b[at : at+4096])
+				at := random.IntN(max(1, len(b)-4096))
+				rand.NewChaCha8([32]byte{byte(i)}).Read(b[at:min(at+4096, len(b))])
 			default:
 				for range i {
 					at := random.IntN(8 * len(b))
