@@ -2,6 +2,7 @@ package archiver
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -60,14 +61,14 @@ func (w *worker) changes(ctx context.Context, point uint64, name string, was, no
 	if a == nil || a.point != point {
 		a = &ahead{point: point, at: was, set: grid.New(was.Size)}
 	}
-	rest, err := replica.Changes(ctx, w.source, w.group, name, a.at, now)
+	rest, err := w.between(ctx, name, a.at, now)
 	if err != nil {
 		return nil, err
 	}
 	delete(w.ahead, name)
 	if rest == nil && a.at.Barrier != was.Barrier { // it went on from somewhere else since
 		a = &ahead{point: point, set: grid.New(was.Size)}
-		rest, err = replica.Changes(ctx, w.source, w.group, name, was, now)
+		rest, err = w.between(ctx, name, was, now)
 	}
 	if rest == nil || err != nil {
 		return nil, err
@@ -77,4 +78,14 @@ func (w *worker) changes(ctx context.Context, point uint64, name string, was, no
 	}
 	w.ahead[name] = &ahead{point: point, at: now, set: rest}
 	return rest.Clone(), nil
+}
+
+// between is replica.Changes. A journal that doesn't go on to where it led can't tell either.
+func (w *worker) between(ctx context.Context, name string, from, to replica.Volume) (*grid.Set, error) {
+	set, err := replica.Changes(ctx, w.source, w.group, name, from, to)
+	if errors.Is(err, errStalled) {
+		w.log.Warn("what changed can't be told: the journal did not go on where it went on before", "volume", name, "barrier", to.Barrier)
+		return nil, nil
+	}
+	return set, err
 }

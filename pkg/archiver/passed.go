@@ -1,6 +1,7 @@
 package archiver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,9 +20,6 @@ import (
 	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replica"
 )
-
-// errStalled says that the journal did not go on.
-var errStalled = errors.New("the journal did not go on for minutes")
 
 // lower is a set that a point is built over. It isn't changed.
 type lower struct {
@@ -215,25 +213,17 @@ func (r *run) over(ctx context.Context, l *lower, c *events.Commit) (err error) 
 		return fmt.Errorf("build barrier %d over %s: %w", c.Token.Barrier, l.name, err)
 	}
 	b := &builder{lower: l, overlays: make(map[string]*overlay)}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stall := time.AfterFunc(patience, func() { cancel(errStalled) })
-	defer stall.Stop()
-	set, err := replica.Open(scratch, replica.Options{
-		Group: r.w.group, OpenTarget: b.open, Log: r.w.log,
-		Hooks: replica.Hooks{Read: func(string, journal.Message) { stall.Reset(patience) }},
-	})
+	set, err := replica.Open(scratch, replica.Options{Group: r.w.group, OpenTarget: b.open, Log: r.w.log})
 	if err != nil {
 		return fmt.Errorf("build barrier %d: %w", c.Token.Barrier, err)
 	}
 	defer func() { err = errors.Join(err, set.Close()) }()
 	if err := set.Fill(ctx, r.w.source, c); err != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
-			err = fmt.Errorf("%w: %w", cause, err)
+		if errors.Is(err, errStalled) { // a server that doesn't answer is not a history that is gone
+			err = cmp.Or(r.reachable(ctx, c), err)
 		}
 		return fmt.Errorf("build barrier %d over %s: %w", c.Token.Barrier, l.name, err)
 	}
-	stall.Stop()
 	cp := set.Checkpoint()
 	sources, files, err := b.sources(scratch, cp)
 	defer func() {

@@ -77,7 +77,7 @@ func (a *Archiver) session(ctx context.Context, f *replica.Follower) {
 	}()
 	mirrors := replica.NewMirrors(a.o.Site)
 	defer mirrors.Close()
-	w := &worker{Archiver: a, archive: opened, follower: f, source: mirrors, ahead: make(map[string]*ahead)}
+	w := &worker{Archiver: a, archive: opened, follower: f, source: patient{mirrors, patience}, ahead: make(map[string]*ahead)}
 	for ctx.Err() == nil {
 		if err := w.once(ctx); err != nil {
 			w.quarantine(ctx, err)
@@ -101,7 +101,7 @@ type worker struct {
 	*Archiver
 	archive  *archive.Archive
 	follower *replica.Follower
-	source   *replica.Mirrors
+	source   patient
 	ahead    map[string]*ahead // by volume
 }
 
@@ -122,7 +122,7 @@ func (w *worker) once(ctx context.Context) error {
 		return nil
 	}
 	if h.err != nil {
-		return fmt.Errorf("take a snapshot of the replicas: %w", h.err)
+		return h.err
 	}
 	err := w.live(ctx, h.snapshot)
 	return errors.Join(err, h.snapshot.Close())
