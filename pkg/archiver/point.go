@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"github.com/farshore/farshore/pkg/archive"
@@ -15,7 +16,7 @@ import (
 const maxFormat = 2
 
 // Checkpoint returns what the set held whose parts a point has: what replica.Plant needs once they are in place. No volume of it is on a
-// device. An error means that the point was made by a newer Farshore, or isn't whole.
+// device, and its names are safe as names of files. An error means that the point was made by a newer Farshore, isn't whole, or has other names.
 func Checkpoint(p archive.Point) (replica.Checkpoint, error) {
 	var cp replica.Checkpoint
 	if err := json.Unmarshal(p.Set, &cp); err != nil {
@@ -27,6 +28,9 @@ func Checkpoint(p archive.Point) (replica.Checkpoint, error) {
 	if !cp.Whole() || cp.Commit.Barrier != p.Barrier {
 		return cp, fmt.Errorf("archived point %d: its checkpoint is one of barrier %d, or between two", p.Barrier, cp.Commit.Barrier)
 	}
+	if err := plain(p, cp); err != nil {
+		return cp, fmt.Errorf("archived point %d: %w", p.Barrier, err)
+	}
 	for _, name := range Parts(cp) {
 		v := cp.Volumes[name]
 		part := p.Part(name)
@@ -34,7 +38,29 @@ func Checkpoint(p archive.Point) (replica.Checkpoint, error) {
 			return cp, fmt.Errorf("archived point %d: it has no part %s of %d bytes, which its checkpoint names", p.Barrier, name, size(name, v))
 		}
 	}
-	return cp, nil
+	return withoutDevices(cp), nil
+}
+
+// plain refuses names that lead out of a set's directories. Whoever can write to an archive without encryption can write any name into a manifest.
+func plain(p archive.Point, cp replica.Checkpoint) error {
+	names := slices.Collect(maps.Keys(cp.Volumes))
+	for _, part := range p.Parts {
+		names = append(names, part.Name)
+	}
+	for _, name := range names {
+		if name == journal.Objects {
+			continue
+		}
+		if err := journal.ValidVolume(name); err != nil {
+			return fmt.Errorf("a part of it: %w", err)
+		}
+	}
+	for _, v := range cp.Volumes {
+		if f := v.Log.File; f != "" && (f == "." || !filepath.IsLocal(f) || filepath.Base(f) != f) {
+			return fmt.Errorf("the log of its objects is named %q, which is no plain name of a file", f)
+		}
+	}
+	return nil
 }
 
 // Parts returns the names of what a set at a checkpoint has in archives, sorted: volumes that hold something, and journal.Objects
