@@ -101,11 +101,18 @@ func (a *archived) of(p *Point) *archived {
 
 // asPoint returns the point as the list has it where the journal doesn't know it any more.
 func (a *archived) asPoint() Point {
-	p := Point{
-		Barrier: a.point.Barrier, Time: a.point.Time, Kind: a.point.Kind, Label: a.point.Label,
-		Volumes: []string{}, Archived: true, Restorable: true,
+	p := pointOf(replica.Commit{Barrier: a.point.Barrier, Time: a.point.Time, Kind: a.point.Kind, Label: a.point.Label}, a.set.Volumes)
+	p.Archived = true
+	if a.spoiled != nil {
+		p.Restorable, p.Reason, p.cause = false, a.spoiled.Error(), a.spoiled
 	}
-	for name, v := range a.set.Volumes {
+	return p
+}
+
+// pointOf returns the point that a whole set is at.
+func pointOf(c replica.Commit, volumes map[string]replica.Volume) Point {
+	p := Point{Barrier: c.Barrier, Time: c.Time, Kind: c.Kind, Label: c.Label, Volumes: []string{}, Restorable: true}
+	for name, v := range volumes {
 		switch {
 		case v.State != replica.Member:
 		case name == journal.Objects:
@@ -115,9 +122,6 @@ func (a *archived) asPoint() Point {
 		}
 	}
 	slices.Sort(p.Volumes)
-	if a.spoiled != nil {
-		p.Restorable, p.Reason, p.cause = false, a.spoiled.Error(), a.spoiled
-	}
 	return p
 }
 

@@ -60,6 +60,9 @@ func DryRun(ctx context.Context, o Options) (*Plan, error) {
 }
 
 func (r *run) plan(ctx context.Context, w *work) (*Plan, error) {
+	if point := w.recovered(r.o.Target); point != nil {
+		return &Plan{Point: *point, From: w.m.From, Base: w.m.Base, Resumes: true}, nil
+	}
 	h, err := open(ctx, &r.o)
 	if err != nil {
 		return nil, err

@@ -85,7 +85,7 @@ func (m *meter) add(bytes uint64) {
 	m.now.Bytes += bytes
 }
 
-// finish tells the end: everything is done.
+// finish tells the end: everything is done. Where there was nothing to do nothing is told.
 func (m *meter) finish() {
 	m.stop()
 	if m.tell == nil {
@@ -94,7 +94,9 @@ func (m *meter) finish() {
 	m.mu.Lock()
 	m.now.Total = m.now.Bytes
 	m.mu.Unlock()
-	m.tell(m.sample())
+	if p := m.sample(); p.Phase != "" {
+		m.tell(p)
+	}
 }
 
 // stop ends telling; calling it again does nothing.

@@ -18,6 +18,7 @@ import (
 	"github.com/farshore/farshore/pkg/archive"
 	"github.com/farshore/farshore/pkg/archive/store"
 	"github.com/farshore/farshore/pkg/archive/store/storetest"
+	"github.com/farshore/farshore/pkg/journal"
 	"github.com/farshore/farshore/pkg/replay"
 	"github.com/farshore/farshore/pkg/replica"
 	"github.com/farshore/farshore/pkg/replica/replicatest"
@@ -141,6 +142,54 @@ func TestKilledReplayResumes(t *testing.T) {
 	}
 	if kept == 0 {
 		t.Errorf("of %d killed ones nothing was ever gone on with", n-2)
+	}
+}
+
+// [I] Where the volumes are recovered and only what comes behind them failed, the same command goes on with that, whatever became of the journal
+// and of the archive.
+func TestRecoveredWorkNeedsNoPoint(t *testing.T) {
+	t.Parallel()
+	w := newTale(t)
+	failure := errors.New("no API server")
+	var all []replay.Options
+	want := []uint64{25, w.last.Token.Barrier, w.last.Token.Barrier, 10}
+	for i, target := range []string{"25", replay.Latest, replay.Latest, "before-upgrade"} {
+		o := w.options(t, target)
+		if i != 1 {
+			o.Dir = filepath.Join(t.TempDir(), "none")
+		}
+		o.Finish = func(*replay.Result) error { return failure }
+		if _, err := replay.Run(t.Context(), o); !errors.Is(err, failure) || !strings.Contains(err.Error(), "the same command") {
+			t.Fatalf("to %s: %v", target, err)
+		}
+		all = append(all, o)
+	}
+	streams, err := w.Pair.DR.Streams(t.Context(), "g")
+	must(t, err)
+	for _, m := range journal.Mirrors(streams) {
+		for _, i := range m.Incarnations {
+			must(t, w.Pair.DR.JetStream().DeleteStream(t.Context(), i.Name))
+		}
+	}
+	for i, o := range all {
+		o.Archive, o.Dir = newVault(t, "g").Archive, filepath.Join(t.TempDir(), "none")
+		if i == 2 {
+			o.Site, o.Archive = nil, nil
+		}
+		if _, err := replay.Run(t.Context(), o); !errors.Is(err, failure) || !strings.Contains(err.Error(), "the same command") {
+			t.Fatalf("to %s, failing again: %v", o.Target, err)
+		}
+		plan, err := replay.DryRun(t.Context(), o)
+		if err != nil || !plan.Resumes || plan.Point.Barrier != want[i] || plan.Journal.Bytes+plan.Archive.Bytes+plan.Copy.Bytes > 0 {
+			t.Errorf("to %s: the plan is %+v, %v", o.Target, plan, err)
+		}
+		o.Finish = func(r *replay.Result) error {
+			if r.Point.Barrier != want[i] {
+				t.Errorf("to %s: it ends with %d", o.Target, r.Point.Barrier)
+			}
+			return nil
+		}
+		w.run(t, o, want[i])
 	}
 }
 

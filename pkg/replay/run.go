@@ -120,6 +120,13 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 }
 
 func (r *run) run(ctx context.Context, w *work) (*Result, error) {
+	if point := w.recovered(r.o.Target); point != nil {
+		result, err := r.end(w, point)
+		if err != nil {
+			err = w.keeps(fmt.Errorf("recover %s: %w", describe(point), err))
+		}
+		return result, err
+	}
 	h, err := open(ctx, &r.o)
 	if err != nil {
 		return nil, err
@@ -132,7 +139,7 @@ func (r *run) run(ctx context.Context, w *work) (*Result, error) {
 		if h.spoil(err) || !w.worth() {
 			return errors.Join(err, w.discard())
 		}
-		return fmt.Errorf("%w; what was done is kept in %s: the same command goes on from there", err, w.dir)
+		return w.keeps(err)
 	})
 	return result, err
 }
@@ -256,6 +263,22 @@ func (r *run) recover(ctx context.Context, h *history, w *work, point *Point) (*
 	if err != nil {
 		return nil, err
 	}
+	return r.conclude(w, set, point, meter)
+}
+
+// end goes on with work whose volumes are recovered: it needs neither journal nor archive any more.
+func (r *run) end(w *work, point *Point) (*Result, error) {
+	meter := newMeter(r.o.Progress, *point, r.began)
+	defer meter.stop()
+	set, err := r.openSet(w.dir, meter)
+	if err != nil {
+		return nil, err
+	}
+	return r.conclude(w, set, point, meter)
+}
+
+// conclude makes a replay of a set that is at its point count as finished, and closes the set.
+func (r *run) conclude(w *work, set *replica.Set, point *Point, meter *meter) (*Result, error) {
 	result := r.result(set, point, w.m)
 	if r.o.Finish != nil {
 		if err := r.o.Finish(result); err != nil {
@@ -349,9 +372,9 @@ func (r *run) place(ctx context.Context, from *base, dir string, done map[string
 	return replica.Clone(ctx, from.dir, dir, replica.CloneOptions{Devices: devices, Copied: copied})
 }
 
-// fill brings the set in a directory to a point.
-func (r *run) fill(ctx context.Context, h *history, dir string, point *Point, meter *meter) (*replica.Set, error) {
-	set, err := replica.Open(dir, replica.Options{Group: r.o.Group, Devices: r.o.Devices, Log: r.log, Hooks: replica.Hooks{
+// openSet opens the set in a directory.
+func (r *run) openSet(dir string, meter *meter) (*replica.Set, error) {
+	return replica.Open(dir, replica.Options{Group: r.o.Group, Devices: r.o.Devices, Log: r.log, Hooks: replica.Hooks{
 		Read: func(_ string, m journal.Message) {
 			r.read.Add(uint64(m.Size))
 			meter.add(uint64(m.Size))
@@ -360,6 +383,11 @@ func (r *run) fill(ctx context.Context, h *history, dir string, point *Point, me
 			r.log.Error("a region differs from the hash that the capturer sent", "volume", volume, "offset", region.Offset, "length", region.Length)
 		},
 	}})
+}
+
+// fill brings the set in a directory to a point.
+func (r *run) fill(ctx context.Context, h *history, dir string, point *Point, meter *meter) (*replica.Set, error) {
+	set, err := r.openSet(dir, meter)
 	if err != nil {
 		return nil, err
 	}

@@ -194,6 +194,25 @@ func (w *work) worth() bool {
 	return false
 }
 
+// recovered returns the point that the volumes of unfinished work to a target are recovered to, whatever became of it since; nil: they are not, or
+// not yet.
+func (w *work) recovered(target string) *Point {
+	if w.m == nil || w.m.Target != target {
+		return nil
+	}
+	cp, err := replica.ReadCheckpoint(w.dir)
+	if err != nil || !cp.Whole() || cp.Commit.Barrier != w.m.Barrier || !cp.Commit.Time.Equal(w.m.Time) {
+		return nil
+	}
+	p := pointOf(cp.Commit, cp.Volumes)
+	return &p
+}
+
+// keeps adds to an error that what was done is left.
+func (w *work) keeps(err error) error {
+	return fmt.Errorf("%w; what was done is kept in %s: the same command goes on from there", err, w.dir)
+}
+
 // discard removes everything that the replay put into the directory; the marker, which says so, comes last. What is on block
 // devices stays as it is.
 func (w *work) discard() error {
