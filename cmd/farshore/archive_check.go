@@ -58,7 +58,7 @@ that are whole again. A point that stays damaged is given up with "farshore arch
 					err = printChecked(cmd.OutOrStdout(), result)
 				}
 				if err == nil && len(result.Damaged) > 0 {
-					_, noting := a.Quarantine(ctx, result.Damaged)
+					_, noting := a.Quarantine(ctx, result.Damaged, result.Whole)
 					err = errDamaged
 					if noting != nil {
 						err = fmt.Errorf("%w, and that could not be noted in it, so the next points may need the same: %w", err, noting)

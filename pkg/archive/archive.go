@@ -53,7 +53,7 @@ var (
 	ErrNone = errors.New("there is no archive here")
 	// ErrKey means that the archive is encrypted and no identity opens it.
 	ErrKey = errors.New("the archive is encrypted, and none of the identities opens it")
-	// ErrGone means that the store has no archive, and had one when Create was last called with the same cache.
+	// ErrGone means that the store has no archive and had one: it has what belongs to one, or the cache that Create was called with knows.
 	ErrGone = errors.New("the archive that was here is gone")
 	// ErrForeign means that the archive in the store is of another group.
 	ErrForeign = errors.New("the archive is of another group")
@@ -241,6 +241,12 @@ func (o Options) create(ctx context.Context) (_ *Archive, err error) {
 		if last, err := os.ReadFile(filepath.Join(o.Cache, storeFile)); err == nil && string(last) == o.Store.String() {
 			return nil, fmt.Errorf("%w: %s; mount its disk, or bring its objects back. To begin a new one remove %s", ErrGone, o.Store, o.Cache)
 		}
+	}
+	for info, err := range o.Store.List(ctx, "") { // a key that something was encrypted with must not be replaced
+		if err != nil {
+			return nil, fmt.Errorf("make the archive: %w", err)
+		}
+		return nil, fmt.Errorf("%w: %s has no %s, but %s; bring it back, or name another place", ErrGone, o.Store, aboutObject, info.Name)
 	}
 	b := about{Format: format, Group: o.Group, ID: uuid.NewString(), Encryption: encryptionNone}
 	if len(o.Recipients) > 0 {

@@ -260,6 +260,13 @@ func TestCreateWhereOneWas(t *testing.T) {
 	if err := create(there); err != nil {
 		t.Errorf("elsewhere: %v", err)
 	}
+	stray := new(storetest.Memory)
+	if err := stray.Put(t.Context(), packs+"00/1", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := create(stray); !errors.Is(err, ErrGone) { // its key would be replaced
+		t.Errorf("where packs are: %v", err)
+	}
 	if err := errors.Join(os.RemoveAll(cache), create(here)); err != nil {
 		t.Errorf("after the cache was removed: %v", err)
 	}

@@ -31,6 +31,7 @@ type Checked struct {
 	Bytes   int64    `json:"bytes"`   // of all packs
 	Damaged []Damage `json:"damaged"` // empty: all is well
 	Orphans int64    `json:"orphans"` // bytes that no point needs
+	Whole   []uint64 `json:"-"`       // barriers of points that were found whole, for Quarantine
 }
 
 // Damage is something that can't be used, and who needs it.
@@ -87,7 +88,7 @@ func (c *check) run(ctx context.Context) (moved bool, err error) {
 	// An index of its own, made from what is in the store. It is as large as it has to be, on disk.
 	fresh := &Archive{
 		codec: c.a.codec, store: c.a.store, about: c.a.about, workers: c.a.workers, requests: c.a.requests, slots: c.a.slots,
-		times: c.a.times, packTarget: c.a.packTarget, log: c.a.log, manifests: make(map[string]manifest),
+		times: c.a.times, packTarget: c.a.packTarget, log: c.a.log, manifests: make(map[string]manifest), unusable: make(map[string]error),
 	}
 	if fresh.index, err = openIndex("", fresh.about.ID); err != nil {
 		return false, err
@@ -258,6 +259,9 @@ func (c *check) walk(ctx context.Context, fresh *Archive) error {
 			d := c.damages[object]
 			d.Points = append(d.Points, p.Barrier)
 		}
+		if len(damaged[i]) == 0 {
+			c.out.Whole = append(c.out.Whole, p.Barrier)
+		}
 	}
 	for _, state := range c.packs {
 		c.out.Orphans += state.unused()
@@ -297,7 +301,7 @@ func (c *check) blame(id ID, why error) string {
 // moved tells whether something that was there has gone meanwhile.
 func (c *check) moved(ctx context.Context) (bool, error) {
 	for _, p := range c.points {
-		if there, err := c.a.there(ctx, pointObject(p.Barrier)); err != nil || !there {
+		if there, err := there(ctx, c.a.store, pointObject(p.Barrier)); err != nil || !there {
 			return !there, err
 		}
 	}
@@ -310,14 +314,9 @@ func (c *check) moved(ctx context.Context) (bool, error) {
 			return true, nil
 		}
 	}
-	return false, nil
-}
-
-// there tells whether an object is in the store.
-func (a *Archive) there(ctx context.Context, object string) (bool, error) {
-	for info, err := range a.store.List(ctx, object) {
-		if err != nil || info.Name == object {
-			return err == nil, err
+	for name := range c.broken {
+		if now[name] == nil {
+			return true, nil
 		}
 	}
 	return false, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/google/uuid"
@@ -43,6 +44,8 @@ type condemnation struct {
 	name  string
 	Packs []string `json:"packs"`
 	Runs  []string `json:"runs"` // leases that the deletion waits for; nil: nobody has looked yet
+	// Quarantine tells that the packs are damaged, not superfluous.
+	Quarantine bool `json:"quarantine,omitempty"`
 	// Damaged are barriers of points that need something which is damaged: nothing is built on them.
 	Damaged []uint64 `json:"damaged,omitempty"`
 }
@@ -77,6 +80,20 @@ func (c *condemnation) await(ctx context.Context, s store.Store) error {
 	return c.put(ctx, s)
 }
 
+// there tells whether an object is in a store. That it can't be read, once, is no proof that it was deleted: something between may have said so.
+func there(ctx context.Context, s store.Store, object string) (bool, error) {
+	for info, err := range s.List(ctx, object) {
+		if err != nil || info.Name == object {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+func errFlickers(object string) error {
+	return fmt.Errorf("the store lists %s and says that it isn't there; is something between that answers for it?", object)
+}
+
 // condemnations reads what is condemned. One that disappears meanwhile is done: its packs are gone.
 func condemnations(ctx context.Context, s store.Store) ([]*condemnation, error) {
 	var out []*condemnation
@@ -87,6 +104,9 @@ func condemnations(ctx context.Context, s store.Store) ([]*condemnation, error) 
 		content, err := s.Get(ctx, info.Name, 0, -1)
 		switch {
 		case errors.Is(err, store.ErrNotFound):
+			if there, err := there(ctx, s, info.Name); err != nil || there {
+				return nil, errors.Join(err, errFlickers(info.Name))
+			}
 			continue
 		case err != nil:
 			return nil, err

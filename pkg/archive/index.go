@@ -132,6 +132,11 @@ func (x *index) open() error {
 				return errOther
 			}
 			x.new.Store(got == nil)
+			if got == nil { // numbers of packs that go on from no index before
+				if err := tx.Bucket(packsBucket).SetSequence(uint64(time.Now().UnixNano())); err != nil {
+					return err
+				}
+			}
 			return meta.Put(metaKey, want)
 		})
 		return err

@@ -105,6 +105,9 @@ func (a *Archive) Points(ctx context.Context) (points []Point, damaged []*Damage
 		g.Go(func() error {
 			p, err := a.point(ctx, info)
 			if errors.Is(err, store.ErrNotFound) {
+				if there, err := there(ctx, a.store, info.Name); err != nil || there {
+					return errors.Join(err, errFlickers(info.Name))
+				}
 				return nil // it is gone by now
 			}
 			if damage := new(DamageError); errors.As(err, &damage) {

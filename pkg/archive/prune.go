@@ -93,8 +93,9 @@ type prune struct {
 	out  *Pruned
 	lock *lease // nil: nothing is changed
 
-	alive    []leaseState // runs
-	points   []Point      // that were listed
+	early    map[string]bool // condemnations whose runs were noted before alive was listed
+	alive    []leaseState    // runs
+	points   []Point         // that were listed
 	stay     []Point
 	gone     []Point
 	forgiven []*DamageError // manifests that can't be used and are to be removed
@@ -139,6 +140,14 @@ func (p *prune) run(ctx context.Context) error {
 
 // look lists what there is, in the order that P2 asks for.
 func (p *prune) look(ctx context.Context) (err error) {
+	early, err := condemnations(ctx, p.a.store)
+	if err != nil {
+		return err
+	}
+	p.early = make(map[string]bool)
+	for _, c := range early {
+		p.early[c.name] = c.Runs != nil
+	}
 	if p.lock == nil {
 		p.alive, err = leases(ctx, p.a.store, runLeases)
 	} else {
@@ -299,21 +308,28 @@ func (p *prune) save(ctx context.Context, doomed map[ID]bool) error {
 // copy writes doomed chunks anew, as many as can be had.
 func (p *prune) copy(ctx context.Context, w *packer, doomed map[ID]bool, ids []ID) error {
 	g, gctx := w.begin(ctx)
+	var damage error // kept from the group: what was claimed must get to the store all the same
 	g.Go(func() error {
-		return p.a.fetch(gctx, ids, func(i int, chunk []byte) error {
+		err := p.a.fetch(gctx, ids, func(i int, chunk []byte) error {
 			if !w.claim(ids[i]) {
 				return nil
 			}
 			record, e := p.a.sealRecord(nil, ids[i], chunk)
 			return w.put(gctx, w.of(doomed[ids[i]]), record, e)
 		})
-	})
-	err := g.Wait()
-	switch {
-	case !isDamage(err):
+		if isDamage(err) {
+			damage, err = err, nil
+		}
 		return err
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	switch {
+	case damage == nil:
+		return nil
 	case len(ids) == 1:
-		p.damage = err
+		p.damage = damage
 		return nil
 	}
 	for i := range ids {
@@ -342,7 +358,8 @@ func (p *prune) flush(ctx context.Context, w *packer) error {
 func (p *prune) finish(ctx context.Context) error {
 	var ready, waiting []*condemnation
 	for _, c := range p.waiting {
-		if c.ready(p.alive) {
+		// A run that began after alive was listed may be one that a later note waits for.
+		if c.ready(p.alive) && (p.early[c.name] || len(c.Runs) == 0) {
 			ready = append(ready, c)
 			continue
 		}
@@ -451,6 +468,22 @@ func (p *prune) forget(ctx context.Context) error {
 	for _, d := range p.forgiven {
 		if err := p.remove(ctx, d.Object); err != nil {
 			return err
+		}
+	}
+	if len(p.gone) == 0 {
+		return nil
+	}
+	// Of packs that were condemned meanwhile nothing was copied for the points that are gone (P3). A run that builds on one of those, and
+	// knows the packs as condemned, is waited for.
+	now, err := condemnations(ctx, p.a.store)
+	if err != nil {
+		return err
+	}
+	for _, c := range now {
+		if !slices.ContainsFunc(p.waiting, func(w *condemnation) bool { return w.name == c.name }) {
+			if err := p.wait(ctx, c); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -1,7 +1,9 @@
 package archive
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/farshore/farshore/internal/grid"
@@ -56,11 +58,11 @@ func (s *shelf) heal(t *testing.T, a *Archive) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	noted, err := a.Quarantine(t.Context(), found.Damaged)
+	noted, err := a.Quarantine(t.Context(), found.Damaged, found.Whole)
 	if err != nil || noted != (len(found.Damaged) > 0) {
 		t.Fatalf("%+v are noted: %v, %v", found.Damaged, noted, err)
 	}
-	if noted, err = a.Quarantine(t.Context(), found.Damaged); err != nil || noted {
+	if noted, err = a.Quarantine(t.Context(), found.Damaged, found.Whole); err != nil || noted {
 		t.Fatalf("noted a second time: %v, %v", noted, err)
 	}
 	points, _, err := a.Points(t.Context())
@@ -101,5 +103,93 @@ func (s *shelf) heal(t *testing.T, a *Archive) {
 	s.restore(t, a)
 	for info := range s.memory.List(t.Context(), condemnedFolder) {
 		t.Errorf("left behind: %s", info.Name)
+	}
+}
+
+// A point that is listed while a check goes on, or by a run that goes on while what was found is quarantined, isn't built on.
+func TestQuarantineBesideRuns(t *testing.T) {
+	t.Parallel()
+	random := newRandom(t)
+	s := newShelf()
+	s.fill(t, random, 2, 50)
+	a := s.open(t, s.memory)
+	p, err := commit(t.Context(), a, 3, source("disk", s.truth[2]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flying, err := a.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := source("disk", s.truth[2])
+	from.Before, from.Changed = p.Part("disk"), grid.New(from.Size)
+	part, err := flying.Add(t.Context(), from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var damaged string
+	for info := range s.memory.List(t.Context(), packs) {
+		damaged = info.Name
+	}
+	// The check looked at points 1 and 2, and found the second one whole.
+	if noted, err := a.Quarantine(t.Context(), []Damage{{Object: damaged, Points: []uint64{1}}}, []uint64{2}); err != nil || !noted {
+		t.Fatal(noted, err)
+	}
+	if _, err := flying.Commit(t.Context(), Point{Barrier: 4, Kind: "crash", Parts: []Part{part}}); !errors.Is(err, errSpoiled) {
+		t.Errorf("a run that went on meanwhile: %v", err)
+	}
+	if err := flying.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := a.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	points, _, err := a.Points(t.Context())
+	if err != nil || len(points) != 3 {
+		t.Fatalf("%d points, %v", len(points), err)
+	}
+	for _, point := range points {
+		if got := r.Trusts(point.Part("disk")); got != (point.Barrier == 2) && point.Part("disk").Root != points[1].Part("disk").Root {
+			t.Errorf("point %d is trusted: %v", point.Barrier, got)
+		}
+	}
+}
+
+// Two damaged packs, one of which can't be read at all, are both named.
+func TestCheckOfTwoDamagedPacks(t *testing.T) {
+	t.Parallel()
+	random := newRandom(t)
+	origin := newShelf()
+	origin.fill(t, random, 4, 50)
+	var objects []store.Info
+	for info := range origin.memory.List(t.Context(), packs) {
+		objects = append(objects, info)
+	}
+	for i, cut := range objects {
+		s := origin.clone(t)
+		for j, info := range objects {
+			data, err := s.memory.Get(t.Context(), info.Name, 0, -1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if j == i {
+				data = data[:len(data)/2]
+			} else {
+				for at := packHeader; at < len(data)/2; at += 40 { // every record, the directory stays
+					data[at] ^= 1
+				}
+			}
+			if err := s.memory.Put(t.Context(), info.Name, data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, share := range []float64{0, 1} {
+			found, err := s.open(t, s.memory).Check(t.Context(), CheckOptions{ReadData: share})
+			if err != nil || !slices.ContainsFunc(found.Damaged, func(d Damage) bool { return d.Object == cut.Name }) {
+				t.Errorf("share %v: %+v, %v", share, found, err)
+			}
+		}
 	}
 }

@@ -18,7 +18,8 @@ type Run struct {
 	packer *packer
 	lease  *lease // nil: given up
 	// condemned are packs that may be deleted while the run goes on: nothing in them counts as stored.
-	condemned map[packName]struct{}
+	condemned   map[packName]struct{}
+	quarantines map[string]bool // those that the run knows of
 	// roots are those of the points that were listed when the run began, without those that are known to be damaged.
 	roots map[ID]struct{}
 	err   error // that ended the run
@@ -65,9 +66,10 @@ func (r *Run) hold(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r.condemned = make(map[packName]struct{})
+	r.condemned, r.quarantines = make(map[packName]struct{}), make(map[string]bool)
 	damaged := make(map[uint64]bool)
 	for _, c := range condemned {
+		r.quarantines[c.name] = c.Quarantine
 		for _, object := range c.Packs {
 			if name, ok := parsePack(object); ok {
 				r.condemned[name] = struct{}{}
@@ -147,12 +149,36 @@ func (r *Run) Commit(ctx context.Context, p Point) (Point, error) {
 	}
 	if err := r.lease.renew(ctx); errors.Is(err, errLost) {
 		if err := r.holdAgain(ctx, p); err != nil {
-			return Point{}, errors.Join(err, r.a.store.Delete(ctx, pointObject(p.Barrier)))
+			return Point{}, errors.Join(err, r.takeBack(ctx, p))
 		}
 	} else if err != nil && r.lease.alive() != nil {
-		return Point{}, errors.Join(err, r.a.store.Delete(ctx, pointObject(p.Barrier)))
+		return Point{}, errors.Join(err, r.takeBack(ctx, p))
+	}
+	if err := r.unspoiled(ctx); err != nil {
+		return Point{}, errors.Join(err, r.takeBack(ctx, p))
 	}
 	return p, nil
+}
+
+// takeBack removes the point that was listed, also where the caller is about to end.
+func (r *Run) takeBack(ctx context.Context, p Point) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	return r.a.store.Delete(ctx, pointObject(p.Barrier))
+}
+
+// unspoiled fails where damage was quarantined that the run doesn't know of.
+func (r *Run) unspoiled(ctx context.Context) error {
+	condemned, err := condemnations(ctx, r.a.store)
+	if err != nil {
+		return err
+	}
+	for _, c := range condemned {
+		if c.Quarantine && !r.quarantines[c.name] {
+			return errSpoiled
+		}
+	}
+	return nil
 }
 
 // holdAgain is for a run that was taken for dead: what it relies on may be gone, so all of it is looked for once it is held again.

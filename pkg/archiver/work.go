@@ -140,7 +140,7 @@ func (w *worker) quarantine(ctx context.Context, err error) {
 		d.Points = append(d.Points, p.Barrier)
 	}
 	w.mu.Unlock()
-	if _, err := w.archive.Quarantine(ctx, []archive.Damage{d}); err != nil {
+	if _, err := w.archive.Quarantine(ctx, []archive.Damage{d}, nil); err != nil {
 		w.log.Warn("damage of the archive was not noted in it", "object", damage.Object, "error", err)
 	}
 }
