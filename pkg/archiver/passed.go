@@ -209,6 +209,9 @@ func (r *run) over(ctx context.Context, l *lower, c *events.Commit) (err error) 
 	if err := r.reachable(ctx, c); err != nil {
 		return err
 	}
+	if err := r.proven(ctx, l, c); err != nil {
+		return fmt.Errorf("build barrier %d over %s: %w", c.Token.Barrier, l.name, err)
+	}
 	if err := plant(ctx, scratch, l); err != nil {
 		return fmt.Errorf("build barrier %d over %s: %w", c.Token.Barrier, l.name, err)
 	}
@@ -247,6 +250,23 @@ func (r *run) reachable(ctx context.Context, c *events.Commit) error {
 		}
 		if last < e.Position.Seq {
 			return &journal.GapError{Stream: r.w.source.Name(id), Want: last + 1, Got: e.Position.Seq}
+		}
+	}
+	return nil
+}
+
+// proven fails where the journal is not that of the archived point that a lower set is: an earlier life of the group counted from 1, too.
+func (r *run) proven(ctx context.Context, l *lower, c *events.Commit) error {
+	if l.point == nil {
+		return nil
+	}
+	for _, e := range replica.Parts(c) {
+		ok, err := replica.Proves(ctx, r.w.source, r.w.group, e.Volume, l.cp.Volumes[e.Volume], e.Position)
+		if err == nil && !ok {
+			err = fmt.Errorf("%w: the journal doesn't have the mark that it was archived at", replica.ErrForeign)
+		}
+		if err != nil {
+			return &replica.VolumeError{Volume: e.Volume, Err: err}
 		}
 	}
 	return nil

@@ -37,6 +37,25 @@ func Changes(ctx context.Context, src Source, group, part string, from, to Volum
 	return nil, fmt.Errorf("read what changed of %s: %w", partName(part), err)
 }
 
+// Proves tells whether the journal has the very mark that a part was held at: what it leads to from there, up to a position, is the
+// history of what is held, and not another one of the same names. Where nothing is held, or the way to the position begins anew, there is nothing to
+// prove. Errors are those of Path and of reading.
+func Proves(ctx context.Context, src Source, group, part string, at Volume, to events.Position) (bool, error) {
+	c := &scan{src: src, group: group, part: part, from: at, to: Volume{Generation: to.Generation, Seq: to.Seq}}
+	if at.Seq == 0 {
+		return true, nil
+	}
+	_, anew, err := c.path(ctx)
+	if err != nil || anew {
+		return err == nil, err
+	}
+	err = c.mark(ctx)
+	if errors.Is(err, errNoWay) {
+		return false, nil
+	}
+	return err == nil && at.Barrier > 0, err
+}
+
 // errNoWay says that the journal doesn't lead from one position to the other.
 var errNoWay = errors.New("the journal does not lead there")
 
@@ -79,13 +98,7 @@ func (c *scan) here(ctx context.Context, generation uint32, seq uint64) error {
 }
 
 func (c *scan) run(ctx context.Context) error {
-	to := events.Position{Generation: c.to.Generation, Seq: c.to.Seq}
-	legs, anew, err := Path(c.from, to, func(generation uint32) (*events.Epoch, error) {
-		if err := c.here(ctx, generation, 1); err != nil {
-			return nil, err
-		}
-		return ReadOpening(ctx, c.src, c.id(generation))
-	})
+	legs, anew, err := c.path(ctx)
 	if err != nil {
 		return err
 	}
@@ -117,6 +130,16 @@ func (c *scan) run(ctx context.Context) error {
 	}
 	c.set.Mark(c.from.Size, c.to.Size-c.from.Size)
 	return nil
+}
+
+// path is Path between the positions; it waits for nothing.
+func (c *scan) path(ctx context.Context) (legs []Leg, anew bool, err error) {
+	return Path(c.from, events.Position{Generation: c.to.Generation, Seq: c.to.Seq}, func(generation uint32) (*events.Epoch, error) {
+		if err := c.here(ctx, generation, 1); err != nil {
+			return nil, err
+		}
+		return ReadOpening(ctx, c.src, c.id(generation))
+	})
 }
 
 // mark proves that what the journal has at from is what from was told from.

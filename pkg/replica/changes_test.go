@@ -253,3 +253,55 @@ func TestChangesUnknown(t *testing.T) {
 		unknown("another history's "+name+" at the end", src, from, other)
 	}
 }
+
+// [I] A journal proves what was held at a mark only where it has that very mark, whatever part it is of; where it begins anew nothing is to be proven.
+func TestProves(t *testing.T) {
+	t.Parallel()
+	h, src, _ := eventful(t, pickSeed(t))
+	at := visited(t, h, src)
+	proven, anew := 0, 0
+	for i := range at {
+		for j := i; j < len(at); j++ {
+			to := events.Position{Generation: at[j].Generation, Seq: at[j].Seq}
+			ok, err := replica.Proves(t.Context(), src, "g", "v", at[i], to)
+			if errors.Is(err, replica.ErrBranched) {
+				continue
+			}
+			if err != nil || !ok {
+				t.Fatalf("from commit %d to %d: %v, %v", i+1, j+1, ok, err)
+			}
+			for name, change := range map[string]func(*replica.Volume){
+				"time": func(v *replica.Volume) { v.Time = v.Time.Add(1) }, "epoch": func(v *replica.Volume) { v.Epoch++ },
+				"barrier": func(v *replica.Volume) { v.Barrier++ }, "no barrier": func(v *replica.Volume) { v.Barrier = 0 },
+				"sequence": func(v *replica.Volume) { v.Seq-- },
+			} {
+				other := at[i]
+				change(&other)
+				ok, err := replica.Proves(t.Context(), src, "g", "v", other, to)
+				_, begins, _ := replica.Path(other, to, func(generation uint32) (*events.Epoch, error) {
+					return replica.ReadOpening(t.Context(), src, journal.StreamID{Group: "g", Part: "v", Generation: generation})
+				})
+				if err != nil || ok != begins {
+					t.Errorf("from commit %d of another history's %s to %d, which begins anew: %v; %v, %v", i+1, name, j+1, begins, ok, err)
+				}
+				if begins {
+					anew++
+				} else {
+					proven++
+				}
+			}
+		}
+	}
+	if proven < 20 || anew < 20 {
+		t.Errorf("only %d and %d pairs were looked at", proven, anew)
+	}
+	if ok, err := replica.Proves(t.Context(), short{src, 0, nil}, "g", "v", at[0], events.Position{Generation: at[0].Generation, Seq: at[0].Seq + 1}); ok || err != nil {
+		t.Errorf("the journal ends before: %v, %v", ok, err)
+	}
+	if _, err := replica.Proves(t.Context(), short{src, 0, errors.New("no answer")}, "g", "v", at[0], events.Position{Generation: at[0].Generation, Seq: at[0].Seq + 1}); err == nil {
+		t.Error("an error of the source makes no difference")
+	}
+	if ok, err := replica.Proves(t.Context(), src, "g", "v", replica.Volume{}, events.Position{Generation: 1, Seq: 1}); !ok || err != nil {
+		t.Errorf("nothing is held: %v, %v", ok, err)
+	}
+}
