@@ -73,8 +73,9 @@ type Archiver struct {
 	handed  chan handed   // what Reached has taken
 
 	// inUse is held shared by whoever uses the open archive, and alone to close it.
-	inUse sync.RWMutex
-	open  *archive.Archive
+	inUse  sync.RWMutex
+	open   *archive.Archive
+	openAt string // its place
 
 	mu       sync.Mutex
 	document *group.Group

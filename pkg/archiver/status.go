@@ -66,9 +66,12 @@ func (a *Archiver) told(spec *group.Archive, s *group.ArchiveStatus) string {
 		all = append(all, fmt.Sprintf("the newest archived point is %s older than the replicas: archiving takes longer than spec.recovery.archive.every; give the store "+
 			"or the applier more room to work, or raise it", (time.Duration(*s.LagSeconds)*time.Second).String()))
 	}
-	if n := a.newest(); n != nil && a.at.Barrier > 0 && a.at.Time.After(n.Time) && a.at.Barrier < n.Barrier {
-		all = append(all, fmt.Sprintf("the archive has points of an earlier life of the group, up to barrier %d, and barriers began anew: give "+
-			"spec.recovery.archive another directory or prefix, so that both are kept", n.Barrier))
+	for i := range slices.Backward(a.points) {
+		if p := &a.points[i]; a.at.Barrier > 0 && a.at.Barrier < p.Barrier && p.Time.Before(a.at.Time) {
+			all = append(all, fmt.Sprintf("the archive has points of an earlier life of the group, up to barrier %d, and barriers began anew: give "+
+				"spec.recovery.archive another directory or prefix, so that both are kept", p.Barrier))
+			break
+		}
 	}
 	return strings.Join(all, "; ")
 }

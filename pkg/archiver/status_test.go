@@ -3,6 +3,7 @@ package archiver
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/farshore/farshore/pkg/archive"
 	"github.com/farshore/farshore/pkg/archive/store"
+	"github.com/farshore/farshore/pkg/archive/store/storetest"
 	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/replica"
 )
@@ -46,6 +48,10 @@ func TestStatusTells(t *testing.T) {
 	a.at = replica.Commit{Barrier: 7, Time: time.Unix(3600, 0)}
 	if s := a.Status(); !strings.Contains(s.Problem, "earlier life of the group") {
 		t.Errorf("that barriers began anew isn't told: %+v", s)
+	}
+	a.points = append([]archive.Point{{Barrier: 6, Time: time.Unix(3599, 0)}}, a.points...)
+	if s := a.Status(); !strings.Contains(s.Problem, "earlier life of the group, up to barrier 100,") {
+		t.Errorf("it isn't told once this life has a point: %+v", s)
 	}
 	if a.wants(replica.Commit{Barrier: 100, Time: time.Unix(9000, 0), Label: "x"}) {
 		t.Error("a point of an earlier life would be replaced")
@@ -85,6 +91,58 @@ func TestNeeds(t *testing.T) {
 	} {
 		if step.do(); a.Needs() != step.want {
 			t.Errorf("%s: needed from %d on, want %d", step.what, a.Needs(), step.want)
+		}
+	}
+}
+
+// A labelled commit that is trimmed before it was archived is not forgotten: it is found lost. Others that are trimmed are forgotten.
+func TestTrimmedLabels(t *testing.T) {
+	t.Parallel()
+	a := standing(t, archive.Point{Barrier: 2, Time: time.Unix(2, 0), Label: "is there"})
+	a.at = commit(9, "")
+	all := []replica.Commit{commit(1, "trimmed"), commit(2, "is there"), commit(3, ""), commit(4, "new history"), commit(5, "stays")}
+	a.look(func(uint64) []replica.Commit { return all }, false)
+	left := []replica.Commit{commit(3, ""), commit(5, "stays")}
+	behind := func(uint64) []replica.Commit { return left }
+	a.look(behind, true)
+	want := []replica.Commit{commit(1, "trimmed"), commit(5, "stays")}
+	if !slices.Equal(a.labeled, want) || a.looked != 5 {
+		t.Errorf("known are %v, want %v", a.labeled, want)
+	}
+	for n := range mostTries {
+		delete(a.tries, 5)
+		if t := a.tries[1]; t != nil {
+			t.next = time.Time{}
+		}
+		c, ok := a.passed()
+		if !ok || c != want[0] {
+			t.Fatalf("attempt %d is at %v", n, c)
+		}
+		a.tried(c, replica.ErrNoCommit)
+	}
+	a.look(behind, true)
+	if s := a.Status(); !slices.Equal(a.labeled, want[1:]) || len(s.Lost) != 1 || s.Lost[0].Barrier != 1 || s.Waiting != 1 {
+		t.Errorf("known are %v, the status is %+v", a.labeled, s)
+	}
+}
+
+// The policy of a document is not that of the archive that an earlier one named.
+func TestPruneAfterMove(t *testing.T) {
+	t.Parallel()
+	a := standing(t)
+	a.dir = t.TempDir()
+	opened, err := archive.Create(t.Context(), archive.Options{Store: new(storetest.Memory), Group: "g", Cache: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	for _, step := range []struct {
+		at     string
+		pruned bool
+	}{{"elsewhere", false}, {place(a.document), true}} {
+		a.use(opened, step.at)
+		if err := a.prune(t.Context(), a.document); err != nil || (a.pruned != nil) != step.pruned {
+			t.Errorf("at %s: pruned %v, %v", step.at, a.pruned, err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -67,10 +68,10 @@ func (a *Archiver) session(ctx context.Context, f *replica.Follower) {
 		return
 	}
 	a.log.Info("archiving", "every", document.Spec.Recovery.Archive.Every, "encrypted", opened.Encrypted())
-	a.use(opened)
+	a.use(opened, place(document))
 	defer func() {
 		cancel()
-		a.use(nil)
+		a.use(nil, "")
 		if err := opened.Close(); err != nil {
 			a.log.Warn("the archive was not closed in order", "error", err)
 		}
@@ -86,10 +87,10 @@ func (a *Archiver) session(ctx context.Context, f *replica.Follower) {
 	}
 }
 
-// use makes an archive the open one, once nobody uses the one before; nil: none is.
-func (a *Archiver) use(opened *archive.Archive) {
+// use makes an archive, which is at a place, the open one, once nobody uses the one before; nil: none is.
+func (a *Archiver) use(opened *archive.Archive, at string) {
 	a.inUse.Lock()
-	a.open = opened
+	a.open, a.openAt = opened, at
 	a.inUse.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -233,7 +234,7 @@ func (a *Archiver) keepLooking(ctx context.Context, f *replica.Follower) error {
 	tick := time.NewTicker(a.o.Look)
 	defer tick.Stop()
 	for n := 0; ; n++ {
-		a.look(f, n%60 == 0)
+		a.look(f.Commits, n%60 == 0)
 		a.measure(ctx)
 		select {
 		case <-ctx.Done():
@@ -243,19 +244,24 @@ func (a *Archiver) keepLooking(ctx context.Context, f *replica.Follower) error {
 	}
 }
 
-// look notes labelled commits that came in, or, now and then, all of them: some are trimmed, and a history may go on from somewhere else.
-func (a *Archiver) look(f *replica.Follower, all bool) {
+// look notes labelled commits that came in, or, now and then, all of them: some are trimmed, and a history may go on from somewhere else. One
+// that was trimmed before it was archived, by mirrors that were full, stays: a snapshot of it may be under way, and else an attempt to build
+// it finds out that it is lost, and tells.
+func (a *Archiver) look(behind func(barrier uint64) []replica.Commit, all bool) {
 	a.mu.Lock()
 	after := a.looked
 	a.mu.Unlock()
 	if all {
 		after = 0
 	}
-	commits := f.Commits(after)
+	commits := behind(after)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if all {
-		a.labeled, a.looked = nil, 0
+		a.looked = 0
+		a.labeled = slices.DeleteFunc(a.labeled, func(c replica.Commit) bool {
+			return len(commits) == 0 || c.Barrier >= commits[0].Barrier || !a.wantsLabel(c)
+		})
 	}
 	for _, c := range commits {
 		if a.looked = max(a.looked, c.Barrier); c.Label != "" {
@@ -272,10 +278,10 @@ func (a *Archiver) keepPruning(ctx context.Context) error {
 	began, failed := time.Now(), time.Time{}
 	for {
 		a.mu.Lock()
-		spec := a.spec()
+		document, spec := a.document, a.spec()
 		a.mu.Unlock()
 		if spec != nil && spec.Prune > 0 && time.Since(failed) > pruneRetry && time.Since(a.lastPrune(began, time.Duration(spec.Prune))) >= time.Duration(spec.Prune) {
-			if err := a.prune(ctx, spec); err != nil && ctx.Err() == nil {
+			if err := a.prune(ctx, document); err != nil && ctx.Err() == nil {
 				failed = time.Now()
 			}
 		}
@@ -298,15 +304,15 @@ func (a *Archiver) lastPrune(began time.Time, every time.Duration) time.Time {
 	return info.ModTime()
 }
 
-// prune removes what is not to be kept. Another prune that is under way is as good.
-func (a *Archiver) prune(ctx context.Context, spec *group.Archive) error {
+// prune removes what a document doesn't keep, from the archive that it names, where that is open. Another prune that is under way is as good.
+func (a *Archiver) prune(ctx context.Context, document *group.Group) error {
 	a.inUse.RLock()
 	defer a.inUse.RUnlock()
-	if a.open == nil {
+	if a.open == nil || a.openAt != place(document) {
 		return nil
 	}
 	began := time.Now()
-	result, err := a.open.Prune(ctx, archive.PruneOptions{Policy: policy(spec)})
+	result, err := a.open.Prune(ctx, archive.PruneOptions{Policy: policy(document.Spec.Recovery.Archive)})
 	var locked *archive.LockedError
 	if errors.As(err, &locked) {
 		a.log.Info("the archive is being pruned by somebody else", "holder", locked.Holder)
