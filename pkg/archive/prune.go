@@ -202,12 +202,17 @@ func (p *prune) decide(context.Context) error {
 		}
 	}
 	left := slices.DeleteFunc(slices.Clone(p.points), func(point Point) bool { return slices.Contains(p.o.Remove, point.Barrier) })
-	kept := p.o.Policy.Apply(left)
+	// Barriers may begin anew in a group that was lost, times don't.
+	slices.SortStableFunc(left, func(a, b Point) int { return a.Time.Compare(b.Time) })
+	kept := make(map[uint64]Kept)
+	for _, k := range p.o.Policy.Apply(left) {
+		kept[k.Point.Barrier] = k
+	}
 	p.out.Points = make([]Kept, 0, len(p.points))
 	for _, point := range p.points {
 		decision := Kept{Point: point, Reasons: []string{}}
-		if len(kept) > 0 && kept[0].Point.Barrier == point.Barrier {
-			decision, kept = kept[0], kept[1:]
+		if k, ok := kept[point.Barrier]; ok {
+			decision = k
 		}
 		p.out.Points = append(p.out.Points, decision)
 		if len(decision.Reasons) > 0 {

@@ -79,7 +79,7 @@ func TestTargets(t *testing.T) {
 	labeled := r.Cut("before-upgrade")
 	r.Fill(2, 4, "a", "b")
 	newer := r.Cut("before-upgrade")
-	r.Fill(1, 100, "a", "b") // the journal holds more than the replicas do
+	r.Fill(1, 300, "a", "b") // the journal holds more than the replicas do
 	last := r.Fill(4, 4, "a", "b")
 	r.AppliedTo(last)
 	check := func() {

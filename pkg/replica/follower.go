@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -83,6 +84,7 @@ type Follower struct {
 	mismatches *mismatches
 
 	seeds sync.WaitGroup // the volumes being seeded
+	full  atomic.Bool    // the mirrors are at their limit
 
 	// turn is held while a commit is chosen and applied, and while it is told where the replicas stand.
 	turn sync.Mutex

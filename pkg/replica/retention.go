@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/farshore/farshore/pkg/events"
+	"github.com/farshore/farshore/pkg/group"
 	"github.com/farshore/farshore/pkg/journal"
 )
 
@@ -39,7 +40,13 @@ func (f *Follower) retainOnce(ctx context.Context) error {
 	edge := newest.Time.Add(-keep)
 	// The newest commit that is out of the retention: every point within it is behind. The marks of the commit that the
 	// archiver goes on from stay, too.
-	needs := f.archiveNeeds()
+	// Mirrors that are full have to be trimmed all the same.
+	needs, full := f.archiveNeeds(), f.full.Load()
+	if full {
+		needs = 0
+	} else {
+		f.trouble(group.ConditionJournal, "archive", "")
+	}
 	target, ok := f.timeline.last(func(c Commit) bool {
 		return !c.Time.After(edge) && c.Barrier <= cp.Commit.Barrier && (needs == 0 || c.Barrier < needs)
 	})
@@ -49,7 +56,12 @@ func (f *Follower) retainOnce(ctx context.Context) error {
 	if oldest, ok := f.timeline.oldest(); ok && target.Time.Sub(oldest.Time) < keep/20 {
 		return nil // little to win
 	}
-	return f.trimTo(ctx, target)
+	unarchived := f.unarchived(target.Barrier)
+	if err := f.trimTo(ctx, target); err != nil || unarchived == "" {
+		return err
+	}
+	f.trouble(group.ConditionJournal, "archive", "the mirrors are full, and were trimmed behind the retention"+unarchived)
+	return nil
 }
 
 // trimTo brings the base to a commit and purges what lies before it. ErrLocked: a replay reads the base.

@@ -73,6 +73,7 @@ func (f *Follower) makeRoom(ctx context.Context, r *room) {
 	f.metrics.room(ctx, r.bytes, r.limit)
 	policy := f.spec().Journal.WhenFull
 	full := r.limit > 0 && r.bytes >= r.limit
+	f.full.Store(full)
 	message := ""
 	if r.limit > 0 && r.bytes >= r.limit/100*uint64(r.alert) {
 		message = fmt.Sprintf("the mirrors use %d of %d bytes: raise spec.recovery.journal.maxBytes, or shorten the retention", r.bytes, r.limit)

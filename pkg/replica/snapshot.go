@@ -83,15 +83,17 @@ func (s *Set) snapshot(ctx context.Context, dir string) (_ *Snapshot, err error)
 		}
 	}()
 	for _, v := range volumes {
-		if err := s.openVolume(v, v.now.Size); err != nil && v.now.State == Left {
-			s.log.Warn("a volume that is in no commit any more can't be read, and is left out of a snapshot", "volume", v.name, "error", err)
+		err := s.openVolume(v, v.now.Size)
+		if err == nil && !v.whole {
+			err = fmt.Errorf("%w: the replica holds something behind its commit", ErrNotWhole)
+		}
+		switch {
+		case err != nil && v.now.State == Left:
+			s.log.Warn("a volume that is in no commit any more can't be read as it was, and is left out of a snapshot", "volume", v.name, "error", err)
 			delete(cp.Volumes, v.name)
 			continue
-		} else if err != nil {
+		case err != nil:
 			return nil, &VolumeError{v.name, err}
-		}
-		if !v.whole {
-			return nil, &VolumeError{v.name, fmt.Errorf("%w: the replica holds something behind its commit", ErrNotWhole)}
 		}
 		if snap.parts[v.name], err = snap.part(v, dir); err != nil {
 			return nil, &VolumeError{v.name, err}
