@@ -26,8 +26,8 @@ func (e *DeviceError) Error() string {
 func (e *DeviceError) Unwrap() error { return e.Err }
 
 // checkDevices refuses devices before anything is written to any: of volumes that the point doesn't have, given twice, too small, in use, or
-// with a replica on them.
-func (r *run) checkDevices(from *base, p *Point) error {
+// with a replica on them. What is on a device doesn't matter: one that a replay goes on with is checked just so.
+func (r *run) checkDevices(from *replica.Checkpoint, p *Point) error {
 	numbers := make(map[uint64]string)
 	for _, volume := range slices.Sorted(maps.Keys(r.o.Devices)) {
 		device := r.o.Devices[volume]
@@ -47,7 +47,7 @@ func (r *run) checkDevices(from *base, p *Point) error {
 		numbers[number] = volume
 	}
 	for volume, device := range r.o.Devices {
-		t, err := replica.OpenDevice(device, from.set.Volumes[volume].Size)
+		t, err := replica.OpenDevice(device, from.Volumes[volume].Size)
 		if err == nil {
 			err = t.Close()
 		}

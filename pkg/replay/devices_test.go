@@ -101,3 +101,55 @@ func TestReplayOntoDevices(t *testing.T) {
 		t.Error("a device that was refused was written to")
 	}
 }
+
+// [I] What goes on after a failure goes on with the very disk, whatever comes to have its path, and only while nobody else uses it.
+func TestResumesOnTheSameDisk(t *testing.T) {
+	t.Parallel()
+	first, other := loopDevice(t, 2<<20), loopDevice(t, 2<<20)
+	w := newTale(t)
+	failure := errors.New("no API server")
+	for _, again := range []string{"before-upgrade", "10"} { // the same point
+		path := filepath.Join(t.TempDir(), "disk")
+		lead := func(to string) {
+			_ = os.Remove(path) // there may be none
+			must(t, os.Symlink(to, path))
+		}
+		lead(first)
+		o := w.options(t, "before-upgrade")
+		o.Dir, o.Devices = filepath.Join(t.TempDir(), "none"), map[string]string{"a": path}
+		o.Finish = func(*replay.Result) error { return failure }
+		if _, err := replay.Run(t.Context(), o); !errors.Is(err, failure) {
+			t.Fatal(err)
+		}
+		o.Finish, o.Target = nil, again
+		refused := func(says string) {
+			t.Helper()
+			var refused *replay.DeviceError
+			if _, err := replay.Run(t.Context(), o); !errors.As(err, &refused) || !strings.Contains(err.Error(), says) {
+				t.Errorf("run: %v", err)
+			}
+			if _, err := replay.DryRun(t.Context(), o); !errors.As(err, &refused) || !strings.Contains(err.Error(), says) {
+				t.Errorf("dry run: %v", err)
+			}
+		}
+		lead(other)
+		refused("another disk")
+		content, err := os.ReadFile(other)
+		must(t, err)
+		if strings.Trim(string(content), "x") != "" {
+			t.Error("the other disk was written to")
+		}
+		lead(first)
+		taken, err := os.OpenFile(first, os.O_RDWR|unix.O_EXCL, 0)
+		must(t, err)
+		refused("in use")
+		must(t, taken.Close())
+		result, err := replay.Run(t.Context(), o)
+		must(t, err)
+		content, err = os.ReadFile(first)
+		must(t, err)
+		if state := w.State(10)["a"]; result.Point.Barrier != 10 || string(content[:len(state)]) != string(state) {
+			t.Error("volume a differs")
+		}
+	}
+}

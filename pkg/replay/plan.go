@@ -61,7 +61,11 @@ func DryRun(ctx context.Context, o Options) (*Plan, error) {
 
 func (r *run) plan(ctx context.Context, w *work) (*Plan, error) {
 	if point := w.recovered(r.o.Target); point != nil {
-		return &Plan{Point: *point, From: w.m.From, Base: w.m.Base, Resumes: true}, nil
+		cp, err := replica.ReadCheckpoint(w.dir)
+		if err == nil {
+			err = r.checkDevices(&cp, point)
+		}
+		return &Plan{Point: *point, From: w.m.From, Base: w.m.Base, Resumes: true}, err
 	}
 	h, err := open(ctx, &r.o)
 	if err != nil {
@@ -117,13 +121,13 @@ func (r *run) outlook(h *history, w *work, point *Point, plan *Plan) (*base, fun
 			plan.Resumes = true
 			from := &base{origin: w.m.From, barrier: w.m.Base, set: cp}
 			r.measure(h, point, from)
-			return from, func() {}, nil
+			return from, func() {}, r.checkDevices(&from.set, point)
 		case errors.Is(err, os.ErrNotExist) && w.m.From == Archived:
 			if a := h.begun(w.m, point); a != nil {
 				plan.Resumes = true
 				from := &base{origin: Archived, barrier: w.m.Base, set: a.set, point: a}
 				r.measure(h, point, from)
-				return from, func() {}, nil
+				return from, func() {}, r.checkDevices(&from.set, point)
 			}
 		}
 	}
@@ -132,7 +136,7 @@ func (r *run) outlook(h *history, w *work, point *Point, plan *Plan) (*base, fun
 		release()
 		return nil, nil, errMovedOn(point)
 	}
-	if err := r.checkDevices(&list[0], point); err != nil {
+	if err := r.checkDevices(&list[0].set, point); err != nil {
 		release()
 		return nil, nil, err
 	}

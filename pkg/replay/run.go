@@ -270,6 +270,13 @@ func (r *run) recover(ctx context.Context, h *history, w *work, point *Point) (*
 func (r *run) end(w *work, point *Point) (*Result, error) {
 	meter := newMeter(r.o.Progress, *point, r.began)
 	defer meter.stop()
+	cp, err := replica.ReadCheckpoint(w.dir)
+	if err == nil {
+		err = r.checkDevices(&cp, point)
+	}
+	if err != nil {
+		return nil, err
+	}
 	set, err := r.openSet(w.dir, meter)
 	if err != nil {
 		return nil, err
@@ -313,7 +320,7 @@ func (r *run) begin(ctx context.Context, h *history, w *work, point *Point, mete
 		return errMovedOn(point)
 	}
 	from := list[0]
-	if err := r.checkDevices(&from, point); err != nil {
+	if err := r.checkDevices(&from.set, point); err != nil {
 		return err
 	}
 	m := &marker{
@@ -322,6 +329,10 @@ func (r *run) begin(ctx context.Context, h *history, w *work, point *Point, mete
 	}
 	if from.point != nil {
 		m.Parts = extents(&from.point.point)
+	}
+	var err error
+	if m.Disks, err = disks(m.Devices); err != nil {
+		return err
 	}
 	if err := w.begin(m); err != nil {
 		return err
@@ -333,7 +344,7 @@ func (r *run) begin(ctx context.Context, h *history, w *work, point *Point, mete
 func (r *run) resume(ctx context.Context, h *history, w *work, point *Point, meter *meter) (bool, error) {
 	switch cp, err := replica.ReadCheckpoint(w.dir); {
 	case err == nil && (w.m.From == Blank && cp.Floor() == 0 || h.leads(&cp, point)):
-		return true, nil
+		return true, r.checkDevices(&cp, point)
 	case err == nil || !errors.Is(err, fs.ErrNotExist):
 		r.o.notice("what is in %s doesn't lead to %s any more, beginning anew", w.dir, describe(point))
 		return false, nil
@@ -341,6 +352,9 @@ func (r *run) resume(ctx context.Context, h *history, w *work, point *Point, met
 		return false, nil // a copy that was cut short is worth nothing
 	}
 	if a := h.begun(w.m, point); a != nil {
+		if err := r.checkDevices(&a.set, point); err != nil {
+			return true, err
+		}
 		return true, r.fetch(ctx, a, w.dir, w.m.Parts, w.save, meter)
 	}
 	if r.o.Archive == nil || h.unread != nil {

@@ -51,6 +51,7 @@ type marker struct {
 	From    Origin            `json:"from"`
 	Base    uint64            `json:"base"` // barrier that it begins from
 	Devices map[string]string `json:"devices,omitempty"`
+	Disks   map[string]disk   `json:"disks,omitempty"` // behind Devices
 	Parts   map[string]extent `json:"parts,omitempty"` // of an archived point
 	Dropped bool              `json:"dropped,omitempty"`
 }
@@ -110,7 +111,7 @@ func (w *work) resume(o *Options, data []byte) error {
 	case !maps.Equal(m.Devices, o.Devices):
 		return &UnfinishedError{w.dir, fmt.Sprintf("to %s, with the devices %v", m.describe(), m.Devices)}
 	}
-	return nil
+	return m.sameDisks()
 }
 
 // describe names the point that the work is about.
