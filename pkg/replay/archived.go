@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/farshore/farshore/pkg/archive"
 	"github.com/farshore/farshore/pkg/archiver"
 	"github.com/farshore/farshore/pkg/events"
@@ -20,8 +22,9 @@ type archived struct {
 	point archive.Point
 	set   replica.Checkpoint // of what is restored; it names no more parts than the point has
 
-	apart   bool  // the journal's history is another one: it goes on from none of this
-	spoiled error // what was found damaged when it was restored
+	apart   bool            // the journal's history is another one: it goes on from none of this
+	proven  map[string]bool // parts whose mark the journal has: it is what goes on from them
+	spoiled error           // what was found damaged when it was restored
 }
 
 // addArchive adds the archive's points to what the history knows. An archive that can't be read is noted: the journal may
@@ -36,7 +39,7 @@ func (h *history) addArchive(ctx context.Context, a *archive.Archive) {
 		return
 	}
 	for _, p := range points {
-		one := &archived{point: p}
+		one := &archived{point: p, proven: make(map[string]bool)}
 		if one.set, err = decodeSet(h.group, &p); err != nil {
 			damaged = append(damaged, &archive.DamageError{Object: fmt.Sprintf("the point of barrier %d", p.Barrier), Reason: err.Error()})
 			continue
@@ -62,8 +65,47 @@ func decodeSet(group string, p *archive.Point) (replica.Checkpoint, error) {
 	return cp, err
 }
 
-// continues tells whether the journal's commits are of the history that an archived point is of. Where both sites lost
-// everything and began again, barriers may have been given a second time.
+// prove notes of which parts of archived points the journal has the very mark. Where both sites lost everything and began again,
+// barriers, sequences and epochs are given a second time, so that without the mark nothing tells that the journal goes on from a part.
+func (h *history) prove(ctx context.Context) error {
+	if h.site == nil {
+		return nil
+	}
+	mirrors := replica.NewMirrors(h.site)
+	defer mirrors.Close()
+	for _, a := range h.archived {
+		if a.apart {
+			continue
+		}
+		for part, v := range a.set.Volumes {
+			m, ok := h.mirrors[journal.StreamID{Group: h.group, Part: part, Generation: v.Generation}]
+			if !ok || v.Seq == 0 || v.Seq < first(m) || v.Seq > m.End() {
+				continue
+			}
+			proven, err := replica.Proves(ctx, mirrors, h.group, part, v, events.Position{Generation: v.Generation, Seq: v.Seq})
+			if _, _, damaged := replica.Damage(err); err != nil && !damaged && !errors.Is(err, jetstream.ErrStreamNotFound) {
+				return fmt.Errorf("prove that the journal goes on from the archived point of barrier %d: %w", a.point.Barrier, err)
+			}
+			a.proven[part] = proven && err == nil
+		}
+	}
+	return nil
+}
+
+// foundation tells whether the journal is proven to go on to a commit from an archived point, of each part that there is something to read of.
+func (h *history) foundation(a *archived, c *events.Commit) bool {
+	for _, v := range replica.Parts(c) {
+		at := a.set.Volumes[v.Volume]
+		legs, anew, err := replica.Path(at, v.Position, h.opening(v.Volume))
+		if err != nil || at.Seq > 0 && len(legs) > 0 && !anew && !a.proven[v.Volume] {
+			return false
+		}
+	}
+	return !a.apart
+}
+
+// continues tells whether the journal's commits can be of the history that an archived point is of, judging by barriers and times: a point that
+// they contradict needs no other proof.
 func (h *history) continues(a *archived) bool {
 	i, found := slices.BinarySearchFunc(h.commits, a.point.Barrier, func(c *events.Commit, barrier uint64) int {
 		switch {
@@ -139,6 +181,7 @@ func (h *history) lead(c *events.Commit) (from *archived, spoiled error) {
 		}
 		why := h.lacks(&a.set, c)
 		switch {
+		case why == "" && !h.foundation(a, c): // an older one may be of this history
 		case why == "" && a.spoiled == nil:
 			return a, nil
 		case why == "" && spoiled == nil:
@@ -166,7 +209,8 @@ func (h *history) begun(m *marker, p *Point) *archived {
 		if a.point.Barrier != m.Base || a.spoiled != nil {
 			continue
 		}
-		if a = a.of(p); maps.EqualFunc(m.Parts, extents(&a.point), func(x, y extent) bool { return x.Root == y.Root }) && h.leads(&a.set, p) {
+		if a = a.of(p); maps.EqualFunc(m.Parts, extents(&a.point), func(x, y extent) bool { return x.Root == y.Root }) && h.leads(&a.set, p) &&
+			(p.commit == nil || h.foundation(a, p.commit)) {
 			return a
 		}
 	}

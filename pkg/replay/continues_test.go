@@ -8,9 +8,9 @@ import (
 	"github.com/farshore/farshore/pkg/events"
 )
 
-// [I] An archived point of a history that was lost on both shores is never gone on from by the journal of the next one, though that gives its
-// barriers a second time.
-func TestHistoriesAreToldApart(t *testing.T) {
+// [I] An archived point that the journal's barriers and times contradict is of another history. That they don't contradict it proves nothing:
+// TestLivesAreToldApart.
+func TestContradictedHistories(t *testing.T) {
 	t.Parallel()
 	at := func(second int) time.Time { return time.Unix(int64(second), 0).UTC() }
 	h := &history{}
@@ -24,7 +24,7 @@ func TestHistoriesAreToldApart(t *testing.T) {
 	}{
 		{5, 105, true}, {6, 106, true}, {9, 109, true}, // the journal has them
 		{5, 104, false}, {6, 6, false}, {9, 110, false}, // another one was given their number
-		{4, 104, true}, {1, 1, true}, // before the journal begins
+		{4, 104, true}, {1, 1, true}, // before the journal begins: possible
 		{4, 105, false}, {4, 200, false},
 		{7, 107, true}, {8, 108, true}, // the journal misses them
 		{7, 106, false}, {7, 109, false}, {7, 7, false},

@@ -58,7 +58,7 @@ func open(ctx context.Context, o *Options) (*history, error) {
 	if o.Site == nil && h.unread != nil && len(h.archived) == 0 {
 		return nil, h.unread
 	}
-	return h, nil
+	return h, h.prove(ctx)
 }
 
 func newHistory(o *Options) *history {
