@@ -71,6 +71,7 @@ type Archiver struct {
 	metrics *instruments
 	wake    chan struct{} // a token: something changed that Run waits for
 	handed  chan handed   // what Reached has taken
+	room    func(dir string) error
 
 	// inUse is held shared by whoever uses the open archive, and alone to close it.
 	inUse  sync.RWMutex
@@ -130,7 +131,7 @@ func New(o Options) (*Archiver, error) {
 	return &Archiver{
 		o: o, group: name, dir: filepath.Join(o.Group.Spec.Recovery.Directory, name), log: o.Log, metrics: metrics,
 		wake: make(chan struct{}, 1), handed: make(chan handed, 1), document: o.Group,
-		tries: make(map[uint64]*try), problems: make(map[string]string),
+		room: roomLeft, tries: make(map[uint64]*try), problems: make(map[string]string),
 	}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -534,4 +535,42 @@ func TestReadingAhead(t *testing.T) {
 	if points := r.verify(); len(points) != 4 {
 		t.Errorf("archived are %v", points)
 	}
+}
+
+// Where the replicas' file system is about to be full nothing is built there, and it goes on when there is room.
+func TestNoRoomToBuild(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.spec.Every = 0
+	r.seeded("a", size)
+	r.start()
+	labels := []*events.Commit{r.Cut("first")}
+	r.archived(labels...)
+	r.end()
+	r.store.On(func(op storetest.Op) *storetest.Fault { return &storetest.Fault{Before: storetest.ErrInjected} })
+	r.start()
+	r.Fill(1, 2, "a")
+	labels = append(labels, r.Cut("passed"))
+	last := r.Fill(2, 2, "a")
+	r.AppliedTo(last)
+	r.end()
+	r.store.On(nil)
+	var full atomic.Bool
+	full.Store(true)
+	r.room = func(dir string) error {
+		if full.Load() {
+			return fmt.Errorf("%s is full: %w", dir, syscall.ENOSPC)
+		}
+		return nil
+	}
+	r.start()
+	s := r.StatusWhere("it is told", func(s *group.Status) bool {
+		return strings.Contains(replicatest.Condition(s, group.ConditionArchive).Message, "make room: it goes on by itself")
+	})
+	if s.Archive.Waiting != 1 || len(s.Archive.Lost) > 0 {
+		t.Errorf("the status says %+v", s.Archive)
+	}
+	full.Store(false)
+	r.archived(labels...)
+	r.verify()
 }

@@ -8,3 +8,6 @@ func (a *Archiver) ReadAhead() time.Time {
 	defer a.mu.Unlock()
 	return a.aheadAt
 }
+
+// SetRoom makes f tell whether there is room to build points; Run is not running.
+func (a *Archiver) SetRoom(f func(dir string) error) { a.room = f }

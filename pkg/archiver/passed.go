@@ -49,7 +49,7 @@ func (w *worker) build(ctx context.Context, c replica.Commit) (err error) {
 	defer func() { err = errors.Join(err, r.end()) }()
 	var reasons []error
 	use := func(l *lower) (done bool, err error) {
-		err = r.over(ctx, l, commit)
+		err = whileRoom(ctx, w.o.Look, func() error { return w.room(w.dir) }, func(ctx context.Context) error { return r.over(ctx, l, commit) })
 		switch {
 		case err == nil:
 			return true, nil

@@ -41,6 +41,7 @@ type rig struct {
 	follower *replica.Follower
 	opens    atomic.Int64
 	change   func(*replica.FollowerOptions)
+	room     func(dir string) error // nil: as it is
 	end      func()
 }
 
@@ -101,6 +102,9 @@ func (r *rig) start() {
 	}
 	var stopFollower func()
 	r.archiver = a
+	if r.room != nil {
+		a.SetRoom(r.room)
+	}
 	r.follower, stopFollower = r.FollowUntil(func(o *replica.FollowerOptions) {
 		o.Archiver, o.Group = a, r.document()
 		if r.change != nil {
