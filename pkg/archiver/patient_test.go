@@ -107,7 +107,7 @@ func TestSlowReader(t *testing.T) {
 	}
 	defer r.Close()
 	for range 3 {
-		time.Sleep(2 * limit) // the lower image takes long
+		<-time.After(2 * limit) // the lower image takes long
 		if _, err := r.Next(t.Context()); err != nil {
 			t.Fatal(err)
 		}
