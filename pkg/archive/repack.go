@@ -114,3 +114,71 @@ func (a *Archive) neededOf(ctx context.Context, state *packState) ([]copied, err
 	}
 	return out, nil
 }
+
+// save copies doomed chunks, which are in condemned packs alone, to new ones, and empties the map.
+func (p *prune) save(ctx context.Context, doomed map[ID]bool) error {
+	if len(doomed) == 0 || p.lock == nil {
+		return nil
+	}
+	ids := make([]ID, 0, len(doomed))
+	for id := range doomed {
+		ids = append(ids, id)
+	}
+	w := p.a.newPacker()
+	for some := range slices.Chunk(ids, fanout) {
+		if err := p.copy(ctx, w, doomed, some); err != nil {
+			return err
+		}
+	}
+	clear(doomed)
+	return p.flush(ctx, w)
+}
+
+// copy writes doomed chunks anew, as many as can be had.
+func (p *prune) copy(ctx context.Context, w *packer, doomed map[ID]bool, ids []ID) error {
+	g, gctx := w.begin(ctx)
+	var damage error // kept from the group: what was claimed must get to the store all the same
+	g.Go(func() error {
+		err := p.a.fetch(gctx, ids, func(i int, chunk []byte) error {
+			if !w.claim(ids[i]) {
+				return nil
+			}
+			record, e := p.a.sealRecord(nil, ids[i], chunk)
+			return w.put(gctx, w.of(doomed[ids[i]]), record, e)
+		})
+		if isDamage(err) {
+			damage, err = err, nil
+		}
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	switch {
+	case damage == nil:
+		return nil
+	case len(ids) == 1:
+		p.damage = damage
+		return nil
+	}
+	for i := range ids {
+		if err := p.copy(ctx, w, doomed, ids[i:i+1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// of is where the records of nodes, or of chunks, are put.
+func (p *packer) of(nodes bool) *filling {
+	if nodes {
+		return &p.nodes
+	}
+	return &p.data
+}
+
+func (p *prune) flush(ctx context.Context, w *packer) error {
+	err := w.flush(ctx)
+	p.written += w.bytes
+	return err
+}
