@@ -19,7 +19,7 @@ func TestStoreOutOfReach(t *testing.T) {
 	t.Parallel()
 	random := harness.Seeded(t)
 	disk := t.TempDir()
-	harness.Tmpfs(t, disk, 96<<20)
+	harness.Tmpfs(t, disk, 512<<20)
 	p, load := begun(t, harness.Options{Archive: "{every: 1s, directory: " + disk + "/archive}"}, random)
 	labels := []uint64{p.Mark("before", limit)}
 	p.WaitArchived(limit, labels...)
@@ -31,7 +31,7 @@ func TestStoreOutOfReach(t *testing.T) {
 		mend  func() error
 	}{
 		{"full", "no space", func() error { harness.Fill(t, ballast); return nil }, func() error { return os.Remove(ballast) }},
-		{"read-only", "read-only", remount(disk, syscall.MS_RDONLY), remount(disk, 0)},
+		{"read-only", "read-only", remount(t, disk, syscall.MS_RDONLY), remount(t, disk, 0)},
 		{"gone", "mounted", func() error {
 			// As an unmounted file system leaves it: the directory is there, and nothing in it.
 			return errors.Join(os.Rename(filepath.Join(disk, "archive"), away), os.Mkdir(filepath.Join(disk, "archive"), 0o700))
@@ -62,8 +62,14 @@ func TestStoreOutOfReach(t *testing.T) {
 	restorable(t, p, points, truth)
 }
 
-func remount(dir string, flags uintptr) func() error {
-	return func() error { return syscall.Mount("", dir, "", syscall.MS_REMOUNT|flags, "") }
+// remount changes how a file system is mounted, as soon as nobody is just writing to it.
+func remount(t *testing.T, dir string, flags uintptr) func() error {
+	return func() error {
+		harness.Eventually(t, limit, "the file system is mounted anew", func() error {
+			return syscall.Mount("", dir, "", syscall.MS_REMOUNT|flags, "")
+		})
+		return nil
+	}
 }
 
 // says waits until the condition of the archive says something; "" means that all is well. No other condition may tell of trouble.

@@ -239,14 +239,14 @@ func Create(ctx context.Context, o Options) (*Archive, error) {
 func (o Options) create(ctx context.Context) (_ *Archive, err error) {
 	if o.Cache != "" {
 		if last, err := os.ReadFile(filepath.Join(o.Cache, storeFile)); err == nil && string(last) == o.Store.String() {
-			return nil, fmt.Errorf("%w: %s; mount its disk, or bring its objects back. To begin a new one remove %s", ErrGone, o.Store, o.Cache)
+			return nil, fmt.Errorf("%w: %s; is its disk mounted? To begin a new one remove %s", ErrGone, o.Store, o.Cache)
 		}
 	}
 	for info, err := range o.Store.List(ctx, "") { // a key that something was encrypted with must not be replaced
 		if err != nil {
 			return nil, fmt.Errorf("make the archive: %w", err)
 		}
-		return nil, fmt.Errorf("%w: %s has no %s, but %s; bring it back, or name another place", ErrGone, o.Store, aboutObject, info.Name)
+		return nil, fmt.Errorf("%w: %s has no %s, but %s; is its disk mounted? To begin a new one name another place", ErrGone, o.Store, aboutObject, info.Name)
 	}
 	b := about{Format: format, Group: o.Group, ID: uuid.NewString(), Encryption: encryptionNone}
 	if len(o.Recipients) > 0 {

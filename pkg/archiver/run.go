@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -184,6 +185,8 @@ func (a *Archiver) archived(ctx context.Context, r *run, p archive.Point) {
 	})
 	a.points = slices.Insert(a.points, i, p)
 	delete(a.tries, p.Barrier)
+	// Where this one could be archived those may be, too, that only had to wait.
+	maps.DeleteFunc(a.tries, func(_ uint64, t *try) bool { return t.n == 0 })
 	a.failures = 0
 	a.mu.Unlock()
 	a.problem("archive", "")
