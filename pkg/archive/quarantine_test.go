@@ -3,6 +3,7 @@ package archive
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
@@ -76,6 +77,7 @@ func (s *shelf) heal(t *testing.T, a *Archive) {
 		from.Before, from.Changed = last.Part(name), grid.New(from.Size)
 		sources = append(sources, from)
 	}
+	s.truth = maps.Clone(s.truth) // clones of a shelf share it
 	s.truth[5] = s.truth[last.Barrier]
 	if _, err := commit(t.Context(), a, 5, sources...); err != nil {
 		t.Fatal(err)
