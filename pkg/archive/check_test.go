@@ -20,7 +20,7 @@ func (s *shelf) lost(t *testing.T, a *Archive) (barriers []uint64) {
 		t.Fatal(err)
 	}
 	for _, p := range points {
-		for name, want := range map[string]volume{"disk": s.truth[p.Barrier], "same": s.same} {
+		for name, want := range s.parts(p) {
 			got, err := content(t.Context(), a, *p.Part(name))
 			switch {
 			case isDamage(err):

@@ -95,6 +95,22 @@ func (s *shelf) fill(t *testing.T, random *rand.Rand, n int, chunks int64) {
 	}
 }
 
+// parts are what the parts of a point should be.
+func (s *shelf) parts(p Point) map[string]volume {
+	out := make(map[string]volume)
+	for _, part := range p.Parts {
+		switch part.Name {
+		case "log":
+			out[part.Name] = s.truth[p.Barrier][:part.Size]
+		case "same":
+			out[part.Name] = s.same
+		default:
+			out[part.Name] = s.truth[p.Barrier]
+		}
+	}
+	return out
+}
+
 // restore checks that every point that is listed restores, and returns their barriers.
 func (s *shelf) restore(t *testing.T, a *Archive) (barriers []uint64) {
 	t.Helper()
@@ -103,9 +119,8 @@ func (s *shelf) restore(t *testing.T, a *Archive) (barriers []uint64) {
 		t.Fatal(damaged, err)
 	}
 	for _, p := range points {
-		expect(t, a, *p.Part("disk"), s.truth[p.Barrier])
-		if same := p.Part("same"); same != nil {
-			expect(t, a, *same, s.same)
+		for name, want := range s.parts(p) {
+			expect(t, a, *p.Part(name), want)
 		}
 		barriers = append(barriers, p.Barrier)
 	}

@@ -72,7 +72,7 @@ func (s *shelf) heal(t *testing.T, a *Archive) {
 	}
 	last := points[len(points)-1]
 	var sources []Source
-	for name, v := range map[string]volume{"disk": s.truth[last.Barrier], "log": s.truth[last.Barrier][:last.Barrier-1], "same": s.same} {
+	for name, v := range s.parts(last) {
 		from := source(name, v)
 		from.Before, from.Changed = last.Part(name), grid.New(from.Size)
 		sources = append(sources, from)
