@@ -74,6 +74,22 @@ func (m *mirrored) rollBackDR(t *testing.T, c journaltest.Copy) {
 	m.WaitLinked()
 }
 
+// lost deletes the mirror and has it made again, as a DR site whose store is gone does: it asks until the server, which may still be at
+// the removal, does so.
+func (m *mirrored) lost(t *testing.T) {
+	t.Helper()
+	if err := m.DR.DeleteMirror(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the mirror is made again", func() bool {
+		err := m.DR.EnsureMirror(t.Context(), id, 1, 1)
+		if err != nil {
+			t.Log(err)
+		}
+		return err == nil
+	})
+}
+
 // repair makes incarnation n from the first hole on.
 func (m *mirrored) repair(t *testing.T, n int) {
 	t.Helper()
@@ -223,12 +239,7 @@ func TestMissingBeginningIsRepaired(t *testing.T) {
 	last := m.write(t, 100)
 	m.reached(t, last)
 	m.acknowledged(t, last)
-	if err := m.DR.DeleteMirror(t.Context(), id); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.DR.EnsureMirror(t.Context(), id, 1, 1); err != nil {
-		t.Fatal(err)
-	}
+	m.lost(t)
 	m.reached(t, m.write(t, 50))
 	if got := holes(t, m.DR); !slices.Equal(got, []journal.Hole{{From: 1, To: last}}) {
 		t.Fatalf("holes %v, not 1 to %d", got, last)
@@ -237,12 +248,7 @@ func TestMissingBeginningIsRepaired(t *testing.T) {
 	m.whole(t)
 	// The store goes again, and with it the DR site's knowledge of the second incarnation.
 	m.acknowledged(t, last)
-	if err := m.DR.DeleteMirror(t.Context(), id); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.DR.EnsureMirror(t.Context(), id, 1, 1); err != nil {
-		t.Fatal(err)
-	}
+	m.lost(t)
 	m.reached(t, m.write(t, 50))
 	m.repair(t, 3)
 	m.whole(t)
