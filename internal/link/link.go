@@ -65,7 +65,7 @@ func (l *Link) Heal() {
 // holds for open connections as well.
 func (l *Link) Limit(rate int64) { l.rate.Store(rate) }
 
-// Carried returns how many bytes have passed, both directions together.
+// Carried returns how many bytes have passed, both directions together, or were about to when the link was cut.
 func (l *Link) Carried() int64 { return l.carried.Load() }
 
 func (l *Link) accept() {
@@ -121,10 +121,10 @@ func (l *Link) pump(to, from net.Conn) {
 			<-time.After(time.Duration(n) * time.Second / time.Duration(rate))
 		}
 		if n > 0 {
+			l.carried.Add(int64(n)) // before whoever gets it can ask
 			if _, err := to.Write(b[:n]); err != nil {
 				return
 			}
-			l.carried.Add(int64(n))
 		}
 		if err != nil {
 			return
