@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/farshore/farshore/internal/durable"
 )
@@ -33,7 +33,8 @@ import (
 type index struct {
 	name    string // of the file
 	archive string
-	dir     string // to be removed in the end; "": none is
+	dir     string    // to be removed in the end; "": none is
+	lock    io.Closer // keeps others out of a directory that stays
 
 	mu  sync.RWMutex // held shared by who uses db
 	db  *bolt.DB     // nil: it could not be made anew
@@ -58,6 +59,7 @@ type packed struct {
 
 const (
 	indexFile   = "index.db"
+	indexLock   = "index.lock"
 	indexFormat = "3 "
 
 	chunkValue = 4 + 4 + 4 + 1 + 2 + 4
@@ -74,29 +76,33 @@ var (
 // errIndex means that the index can't be used; renew makes it anew.
 var errIndex = errors.New("the archive's index is damaged")
 
-// errOther means that the index is of another archive.
-var errOther = errors.New("the index is of another archive")
+// errTaken means that another process has the index, or another archive of this one.
+var errTaken = errors.New("the index is in use")
 
 // openIndex opens the index of an archive in a directory, and makes it where there is none, or one that can't be used. One that
-// another process has open is left to it, and so is one that another process makes anew for another archive meanwhile: then the index is in a
-// directory of its own, as it is with no directory.
+// is in use is left to who uses it: then the index is in a directory of its own, as it is with no directory.
 func openIndex(dir, archive string) (*index, error) {
 	if dir != "" {
 		if err := durable.MkdirAll(dir); err != nil {
 			return nil, err
 		}
-		x := &index{name: filepath.Join(dir, indexFile), archive: archive}
-		err := x.open()
-		if err != nil && !errors.Is(err, bolterrors.ErrTimeout) {
-			err = x.renew()
-		}
-		switch {
-		case err == nil:
+		lock, err := durable.Lock(filepath.Join(dir, indexLock), false, errTaken)
+		if err == nil {
+			x := &index{name: filepath.Join(dir, indexFile), archive: archive, lock: lock}
+			if err = unseal(x.name); err == nil {
+				err = x.open()
+			}
+			if err != nil {
+				err = x.renew()
+			}
+			if err != nil {
+				return nil, errors.Join(err, x.close())
+			}
 			return x, nil
-		case !errors.Is(err, bolterrors.ErrTimeout) && !errors.Is(err, errOther):
-			return nil, errors.Join(err, x.close())
 		}
-		_ = x.close() // it is another one's
+		if !errors.Is(err, errTaken) {
+			return nil, err
+		}
 	}
 	dir, err := os.MkdirTemp("", "farshore-archive-*")
 	if err != nil {
@@ -112,7 +118,7 @@ func openIndex(dir, archive string) (*index, error) {
 func (x *index) open() error {
 	return guard(func() error {
 		db, err := bolt.Open(x.name, 0o600, &bolt.Options{
-			Timeout: 500 * time.Millisecond, FreelistType: bolt.FreelistMapType,
+			Timeout: time.Second, FreelistType: bolt.FreelistMapType,
 			NoSync: x.dir != "", // nobody opens that one again
 		})
 		if err != nil {
@@ -129,7 +135,7 @@ func (x *index) open() error {
 			meta := tx.Bucket(metaBucket)
 			got := meta.Get(metaKey)
 			if k, _ := tx.Bucket(packsBucket).Cursor().First(); !bytes.Equal(got, want) && (got != nil || k != nil) {
-				return errOther
+				return errIndex // it is of another archive, or format
 			}
 			x.new.Store(got == nil)
 			if got == nil { // numbers of packs that go on from no index before
@@ -191,14 +197,21 @@ func (x *index) use(f func() error) error {
 	return err
 }
 
+// close closes the index. One that is whole is sealed, one that is damaged is removed.
 func (x *index) close() (err error) {
 	if x.db != nil {
 		err = guard(x.db.Close)
 	}
 	if x.dir != "" {
-		err = errors.Join(err, os.RemoveAll(x.dir))
+		return errors.Join(err, os.RemoveAll(x.dir))
 	}
-	return err
+	switch {
+	case err != nil || x.bad.Load():
+		_ = os.Remove(x.name) // the next one finds what is wrong with it too
+	case x.db != nil:
+		_ = seal(x.name) // without a seal it is as after a kill
+	}
+	return errors.Join(err, x.lock.Close())
 }
 
 func packKey(number uint64) []byte { return binary.BigEndian.AppendUint64(nil, number) }
