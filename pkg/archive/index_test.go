@@ -2,6 +2,7 @@ package archive
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,98 +13,118 @@ import (
 	"github.com/farshore/farshore/pkg/archive/store/storetest"
 )
 
-// A cache that is lost, cut, altered, of another archive, or behind the store costs nothing but time.
+// cached is an archive with a point, and a directory for its index.
+type cached struct {
+	memory *storetest.Memory
+	dir    string
+	file   string // the index
+	v      volume // of the point
+	p      Point
+}
+
+func newCached(t *testing.T, random *rand.Rand) *cached {
+	t.Helper()
+	c := &cached{memory: new(storetest.Memory), dir: t.TempDir(), v: make(volume, 300*grid.Chunk)}
+	c.file = filepath.Join(c.dir, indexFile)
+	c.v.scribble(random, 300)
+	return c
+}
+
+func (c *cached) open(t *testing.T) *Archive {
+	t.Helper()
+	a, err := Create(t.Context(), Options{Store: c.memory, Group: "bank", Cache: c.dir, Workers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.packTarget = 20 * grid.Chunk
+	return a
+}
+
+// archive archives the point, and returns the index that it left.
+func (c *cached) archive(t *testing.T) []byte {
+	t.Helper()
+	a := c.open(t)
+	var err error
+	if c.p, err = commit(t.Context(), a, 1, source("disk", c.v)); err == nil {
+		err = a.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.index(t)
+}
+
+func (c *cached) index(t *testing.T) []byte {
+	t.Helper()
+	content, err := os.ReadFile(c.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+// with opens the archive with another index, and tells whether that is used. Everything must be as with a good one.
+func (c *cached) with(t *testing.T, index []byte) (used bool) {
+	t.Helper()
+	if err := os.WriteFile(c.file, index, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := c.open(t)
+	used = !a.index.new.Load()
+	expect(t, a, c.p.Parts[0], c.v)
+	again, err := commit(t.Context(), a, 2, source("disk", c.v))
+	if err != nil || again.Added != 0 {
+		t.Errorf("%d bytes are stored again: %v", again.Added, err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return used
+}
+
+// A cache that is lost, cut, of another archive, or behind the store costs nothing but time, whether it was closed or its process killed.
 func TestCacheThatIsNoGood(t *testing.T) {
 	t.Parallel()
 	random := newRandom(t)
-	mem := new(storetest.Memory)
-	v := make(volume, 300*grid.Chunk)
-	v.scribble(random, 300)
-
-	cache := t.TempDir()
-	file := filepath.Join(cache, indexFile)
-	open := func(cache string) *Archive {
-		a, err := Create(t.Context(), Options{Store: mem, Group: "bank", Cache: cache, Workers: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.packTarget = 20 * grid.Chunk
-		return a
-	}
-	shut := func(a *Archive) {
-		if err := a.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	a := open(cache)
-	p, err := commit(t.Context(), a, 1, source("disk", v))
-	if err != nil {
-		t.Fatal(err)
-	}
-	shut(a)
-	early, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a = open(cache)
-	v.scribble(random, 40)
-	if p, err = commit(t.Context(), a, 1, source("disk", v)); err != nil {
-		t.Fatal(err)
-	}
-	shut(a)
-	good, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	caches := map[string][]byte{
+	c := newCached(t, random)
+	early := c.archive(t)
+	c.v.scribble(random, 40)
+	good := c.archive(t)
+	for name, content := range map[string][]byte{
 		"behind":  early,
 		"foreign": foreignCache(t),
 		"empty":   {},
 		"garbage": bytes.Repeat([]byte("garbage "), 10000),
 		"cut":     good[:len(good)/2],
-	}
-	for name, content := range caches {
-		for _, sealed := range []bool{true, false} { // by who closed the good one
-			if err := os.WriteFile(file, content, 0o600); err != nil {
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.with(t, content) {
+				t.Error("it is used, and another one was sealed")
+			}
+			if err := os.Remove(sealOf(c.file)); err != nil {
 				t.Fatal(err)
 			}
-			if !sealed {
-				if err := os.Remove(sealOf(file)); err != nil {
-					t.Fatal(err)
-				}
+			if c.with(t, content) != (name == "behind") {
+				t.Error("it is used as it is, or not, without a seal")
 			}
-			a := open(cache)
-			if sealed != a.index.new.Load() && name == "behind" {
-				t.Errorf("behind, sealed %v: the index is not what it should be", sealed)
-			}
-			expect(t, a, p.Parts[0], v)
-			again, err := commit(t.Context(), a, 2, source("disk", v))
-			if err != nil || again.Added != 0 {
-				t.Errorf("%s: %d bytes are stored again: %v", name, again.Added, err)
-			}
-			shut(a)
-		}
+		})
 	}
+}
 
+// A cache with bits that are others is seen before it is used.
+func TestCacheThatIsAltered(t *testing.T) {
+	t.Parallel()
+	random := newRandom(t)
+	c := newCached(t, random)
+	c.archive(t)
 	for range 10 {
+		good := c.index(t)
 		bad := bytes.Clone(good)
 		for range 1 + random.IntN(30) {
 			bad[random.IntN(len(bad))] ^= 1 << random.IntN(8)
 		}
-		if bytes.Equal(bad, good) {
-			continue
-		}
-		if err := os.WriteFile(file, bad, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		a := open(cache)
-		if !a.index.new.Load() {
-			t.Error("an index that is altered is used")
-		}
-		expect(t, a, p.Parts[0], v)
-		shut(a)
-		if good, err = os.ReadFile(file); err != nil { // the one that is sealed now
-			t.Fatal(err)
+		if !bytes.Equal(bad, good) && c.with(t, bad) {
+			t.Error("it is used")
 		}
 	}
 }
