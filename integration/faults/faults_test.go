@@ -128,12 +128,13 @@ func TestDamagedMirror(t *testing.T) {
 	load := p.StartChains(2)
 	load.Progress(t, 300)
 	p.NewPoint(90 * time.Second)
-	p.Applier.Kill()
 	site := p.DRSite(t.Context())
-	before, err := site.Tail(t.Context(), mirror(0))
-	if err != nil {
-		t.Fatal(err)
-	}
+	var before journal.Tail
+	harness.Eventually(t, 30*time.Second, "the volume that the first points may lack is mirrored", func() (err error) {
+		before, err = site.Tail(t.Context(), mirror(0))
+		return err
+	})
+	p.Applier.Kill()
 	load.Progress(t, 500)
 	load.Stop()
 	var lost uint64
