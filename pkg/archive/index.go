@@ -228,8 +228,8 @@ func parsePackValue(v []byte) (name packName, size int64, err error) {
 }
 
 // indexBatch is how many chunks are added at once. They are anywhere in the index: each may take a page of it, in memory until the
-// transaction is durable.
-const indexBatch = 1 << 12
+// transaction is durable; four times as many took 179 MiB at the peak of an archived 8 GiB, instead of 152.
+const indexBatch = 1 << 10
 
 // add makes the chunks of packs known, durably. Packs that are known stay as they are.
 func (x *index) add(packs ...packed) error {
