@@ -88,17 +88,7 @@ func openIndex(dir, archive string) (*index, error) {
 		}
 		lock, err := durable.Lock(filepath.Join(dir, indexLock), false, errTaken)
 		if err == nil {
-			x := &index{name: filepath.Join(dir, indexFile), archive: archive, lock: lock}
-			if err = unseal(x.name); err == nil {
-				err = x.open()
-			}
-			if err != nil {
-				err = x.renew()
-			}
-			if err != nil {
-				return nil, errors.Join(err, x.close())
-			}
-			return x, nil
+			return openLocked(dir, archive, lock)
 		}
 		if !errors.Is(err, errTaken) {
 			return nil, err
@@ -115,10 +105,26 @@ func openIndex(dir, archive string) (*index, error) {
 	return x, nil
 }
 
+// openLocked opens the index in a directory that nobody else uses. The index closes the lock.
+func openLocked(dir, archive string, lock io.Closer) (*index, error) {
+	x := &index{name: filepath.Join(dir, indexFile), archive: archive, lock: lock}
+	err := unseal(x.name)
+	if err == nil {
+		err = x.open()
+	}
+	if err != nil {
+		err = x.renew()
+	}
+	if err != nil {
+		return nil, errors.Join(err, x.close())
+	}
+	return x, nil
+}
+
 func (x *index) open() error {
 	return guard(func() error {
 		db, err := bolt.Open(x.name, 0o600, &bolt.Options{
-			Timeout: time.Second, FreelistType: bolt.FreelistMapType,
+			Timeout: 500 * time.Millisecond, FreelistType: bolt.FreelistMapType,
 			NoSync: x.dir != "", // nobody opens that one again
 		})
 		if err != nil {
